@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The handful of primitives that marking and counting stand on, for the kernel
+ * and for user-space tests. The partner of each is the host, which sees guest
+ * RAM from another CPU: so the kernel's smp_*() and atomic_*() will not do,
+ * since a guest with one vCPU patches their LOCK prefixes away. sync_*() and
+ * virt_*() keep them.
+ */
+#ifndef PVDIRTY_CORE_PRIM_H
+#define PVDIRTY_CORE_PRIM_H
+
+#ifdef __KERNEL__
+
+#include <linux/atomic.h>
+#include <linux/bits.h>
+#include <linux/compiler.h>
+#include <linux/types.h>
+#include <asm/barrier.h>
+
+#define pvd_read(p) READ_ONCE(*(p))
+#define pvd_cmpxchg(p, old, new) sync_cmpxchg(p, old, new)
+#define pvd_rmb() virt_rmb()
+#define pvd_dma_rmb() dma_rmb()
+
+#else
+
+#include <stdbool.h>
+#include <linux/types.h>
+
+typedef __u8 u8;
+typedef __u32 u32;
+typedef __u64 u64;
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the user-space build of the core is little-endian only"
+#endif
+#define cpu_to_le32(x) (x)
+#define le32_to_cpu(x) (x)
+#ifndef __force
+#define __force
+#endif
+
+#define pvd_read(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+/* Returns what was there, like the kernel's cmpxchg(). */
+#define pvd_cmpxchg(p, old, new)                                               \
+	__extension__({                                                        \
+		__typeof__(*(p)) was_ = (old);                                 \
+		__atomic_compare_exchange_n(p, &was_, new, false,              \
+					    __ATOMIC_SEQ_CST,                  \
+					    __ATOMIC_SEQ_CST);                 \
+		was_;                                                          \
+	})
+/*
+ * A load followed by later loads. The thread sanitizer does not model fences,
+ * and it does not need this one: it checks accesses, all of which are atomic.
+ */
+#if defined(__SANITIZE_THREAD__)
+#define pvd_rmb() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#else
+#define pvd_rmb() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#endif
+#define pvd_dma_rmb() pvd_rmb()
+
+#endif
+
+#endif /* PVDIRTY_CORE_PRIM_H */
