@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""Gets and builds all that a run needs, once, below build/.
+
+Every step leaves a stamp that holds what it was made from; a step whose stamp
+is current does nothing. Debian's archive is asked only when a stamp is missing.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import guest_image
+from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command, say
+
+KERNELS = {
+    "6.1": re.compile(r"linux-image-6\.1\.0-\d+-amd64"),
+    "6.12": re.compile(r"linux-image-6\.12\.\d+\+deb12-amd64"),
+}
+QEMU_CONFIGURE = (
+    "--target-list=x86_64-softmmu",
+    "--without-default-features",
+    "--enable-tcg",
+    "--enable-kvm",
+    "--enable-modules",
+    "--enable-plugins",
+    "--enable-fdt=system",
+    "--disable-docs",
+    "--disable-werror",
+    "--with-git-submodules=ignore",
+)
+PACKAGES = SUPPORT / "packages.sh"
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Two commands at once must not build into the same trees."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another demo or check to finish building")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def install_packages() -> None:
+    """Installs missing Debian packages, or names the command that does."""
+    # Its messages are for the user as they stand; they go to our stderr.
+    if subprocess.run([PACKAGES, "install"], stdout=2, check=False).returncode:
+        raise HarnessError("")
+
+
+def _apt_cache(*args: str) -> str:
+    done = subprocess.run(
+        [PACKAGES, "apt-cache", *args], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise HarnessError(f"apt-cache {' '.join(args)} failed")
+    return done.stdout
+
+
+def _fresh(directory: Path) -> Path:
+    """An empty directory."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def _stamp(directory: Path) -> str:
+    try:
+        return (directory / ".stamp").read_text()
+    except OSError:
+        return ""
+
+
+def _newest_kernel(version: str) -> str:
+    """Release of the newest signed amd64 image of a series, like 6.1.0-41-amd64."""
+    names = [
+        name
+        for name in _apt_cache("pkgnames", "linux-image-" + version).split()
+        if KERNELS[version].fullmatch(name)
+    ]
+    if not names:
+        raise HarnessError(f"Debian's archive offers no linux-image for {version}")
+    newest = max(names, key=lambda n: [int(x) for x in re.findall(r"\d+", n)])
+    return newest.removeprefix("linux-image-")
+
+
+def _unpack(packages: list[str], into: Path, log: str) -> None:
+    """Downloads packages and unpacks them, dependencies apart, into a directory."""
+    debs = _fresh(BUILD / "apt" / "debs" / into.name)
+    command("downloading " + " ".join(packages), [PACKAGES, "apt-get", "-q", "download", *packages], log, cwd=debs)
+    for deb in debs.glob("*.deb"):
+        command(f"unpacking {deb.name}", ["dpkg-deb", "-x", deb, into], log, append=True)
+    shutil.rmtree(debs)
+
+
+def _kernel(version: str) -> None:
+    """build/kernels/<version>: vmlinuz, lib/modules; build/headers/<version>: kdir."""
+    image = BUILD / "kernels" / version
+    headers = BUILD / "headers" / version
+    if _stamp(image) and _stamp(image) == _stamp(headers):
+        return
+    with Phase(f"getting Debian's {version} kernel and its headers"):
+        release = _newest_kernel(version)
+        _unpack([f"linux-image-{release}"], _fresh(image), f"kernel-{version}.log")
+        (image / "vmlinuz").symlink_to(f"boot/vmlinuz-{release}")
+        depends = _apt_cache("show", "--no-all-versions", f"linux-headers-{release}")
+        parts = re.findall(r"\blinux-(?:headers-[\w.+-]+-common|kbuild-[\w.+-]+)", depends)
+        _unpack(
+            [f"linux-headers-{release}", *sorted(set(parts))],
+            _fresh(headers),
+            f"headers-{version}.log",
+        )
+        _relocate_headers(headers, release)
+        (image / ".stamp").write_text(release)
+        (headers / ".stamp").write_text(release)
+
+
+def _relocate_headers(headers: Path, release: str) -> None:
+    """Debian's header packages name each other by absolute paths: turn them here."""
+    source = headers / "usr" / "src"
+    kdir = source / f"linux-headers-{release}"
+    for makefile in [*kdir.glob("Makefile"), *kdir.glob(".kernelvariables")]:
+        text = makefile.read_text()
+        makefile.write_text(re.sub(r"(?<![\w/])/usr/(?=src/|lib/)", f"{headers}/usr/", text))
+    for link in [p for d in source.iterdir() for p in d.iterdir() if p.is_symlink()]:
+        target = os.readlink(link)
+        if target.startswith("/"):
+            link.unlink()
+            link.symlink_to(headers / target.lstrip("/"))
+    (headers / "kdir").write_text(f"{kdir}\n")
+
+
+def _qemu_headers() -> None:
+    """build/qemu/src and gen: source of the installed QEMU, its generated headers."""
+    query = ["dpkg-query", "-W", "-f", "${source:Version}", "qemu-system-x86"]
+    version = subprocess.run(query, stdout=subprocess.PIPE, text=True, check=True).stdout
+    qemu = BUILD / "qemu"
+    if _stamp(qemu) == version:
+        return
+    with Phase(f"getting the source of QEMU {version}"):
+        _fresh(qemu)
+        command(
+            f"downloading the source of the installed qemu-system-x86 ({version})",
+            [PACKAGES, "apt-get", "-q", "source", "--download-only", f"qemu={version}"],
+            "qemu-source.log",
+            cwd=qemu,
+        )
+        dsc = next(qemu.glob("*.dsc"))
+        command("unpacking QEMU", ["dpkg-source", "--no-check", "-x", dsc, qemu / "src"], "qemu-unpack.log")
+        for archive in [p for p in qemu.iterdir() if p.is_file()]:
+            archive.unlink()
+    with Phase("generating QEMU's headers"):
+        gen = _fresh(qemu / "gen")
+        command("configuring QEMU", [qemu / "src" / "configure", *QEMU_CONFIGURE], "qemu-configure.log", cwd=gen)
+        targets = subprocess.run(
+            ["ninja", "-t", "targets", "all"], cwd=gen, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+        made = re.findall(r"^([^\s:]+\.h): CUSTOM_COMMAND", targets, re.MULTILINE)
+        command("generating QEMU's headers", ["ninja", *made], "qemu-headers.log", cwd=gen)
+    (qemu / ".stamp").write_text(version)
+
+
+def _host() -> None:
+    """build/host: library, plug-in, command line, tests."""
+    host = BUILD / "host"
+    if not (host / "build.ninja").exists():
+        command(
+            "configuring the host part",
+            ["cmake", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-S", TOP, "-B", host],
+            "host-configure.log",
+        )
+    pending = subprocess.run(
+        ["ninja", "-C", host, "-n"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if "no work to do" in pending.stdout:
+        return
+    with Phase("building the host part"):
+        command("building the host part", ["cmake", "--build", host], "host-build.log")
+
+
+def _guest_module(version: str) -> None:
+    """build/guest/<version>/pvdirty.ko; make itself knows what is current."""
+    out = BUILD / "guest" / version
+    kdir = (BUILD / "headers" / version / "kdir").read_text().strip()
+    module = out / "pvdirty.ko"
+    newest = max(p.stat().st_mtime for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file())
+    if module.exists() and module.stat().st_mtime > newest:
+        return
+    with Phase(f"building the guest module for {version}"):
+        out.mkdir(parents=True, exist_ok=True)
+        command(
+            f"building the guest module for {version}",
+            ["make", "-C", TOP / "guest", f"KDIR={kdir}", f"O={out}"],
+            f"guest-{version}.log",
+        )
+
+
+def provision(kernels: list[str]) -> None:
+    """Everything for runs with these kernels ("6.1", "6.12")."""
+    with _locked():
+        install_packages()
+        for version in kernels:
+            _kernel(version)
+        _qemu_headers()
+        _host()
+        for version in kernels:
+            _guest_module(version)
+            guest_image.build(version)
