@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The oracle of the test port: which pages devices wrote, by QEMU's own
+ * account, and whether the guest reported each of them. Under the BQL.
+ */
+#ifndef PVDIRTY_QEMU_ORACLE_H
+#define PVDIRTY_QEMU_ORACLE_H
+
+#include "exec/hwaddr.h"
+#include "pvdirty/pvdirty.h"
+
+/* Counts of distinct pages, of the current or last session. */
+typedef struct PVDirtyOracleStats {
+    uint64_t written;    /* by devices */
+    uint64_t marked;     /* by the guest */
+    uint64_t uncovered;  /* written, but at some harvest neither marked nor
+                          * in flight */
+    uint64_t overmarked; /* marked, but never written */
+} PVDirtyOracleStats;
+
+/* On with the first port that has x-test-untracked. */
+void pvdirty_oracle_enable(void);
+bool pvdirty_oracle_enabled(void);
+
+/* Guest RAM may reach higher than before. */
+void pvdirty_oracle_resize(void);
+
+/* A session starts: what was written before is of no interest.
+ * After logging was published. */
+void pvdirty_oracle_session(void);
+
+/* A device gets this page to write to. */
+void pvdirty_oracle_handed(hwaddr gpa);
+
+/*
+ * pvd_harvest(), audited; x-test-drop-marks suppresses marks here, before
+ * anybody sees them.
+ */
+struct pvd_harvest_result pvdirty_oracle_harvest(const struct pvd_sink *sink);
+
+PVDirtyOracleStats pvdirty_oracle_stats(void);
+
+/* True if a device wrote this page in the session. */
+bool pvdirty_oracle_written(hwaddr gpa);
+
+#endif /* PVDIRTY_QEMU_ORACLE_H */

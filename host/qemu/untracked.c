@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Test only: makes the emulated devices below a port do DMA that no dirty log
+ * sees, as a pass-through device does.
+ *
+ * They get an address space in which guest RAM appears as other RAM blocks,
+ * over a second mapping of the same memory: QEMU marks those blocks dirty, and
+ * the guest's own page looks clean. In front stands an IOMMU region whose
+ * translations are the identity; through it every page that is handed to a
+ * device for writing passes by, for the oracle and for TCG, whose translated
+ * code such a write would not invalidate.
+ *
+ * Each shadow of a stretch of RAM is an object with a mapping of its own.
+ * address_space_unmap() finds the region by host address, so no two may share
+ * one; and flat views and mapped DMA hold references to the region's owner, so
+ * the mapping goes when the last of them has gone.
+ */
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "exec/address-spaces.h"
+#include "hw/boards.h"
+#include "hw/pci/pci_bridge.h"
+#include "hw/pci/pci_bus.h"
+#include "oracle.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "untracked.h"
+#include "vm.h"
+
+/* From exec/ram_addr.h and exec/cpu-common.h of 7.2, which need more. */
+DirtyBitmapSnapshot *cpu_physical_memory_snapshot_and_clear_dirty(
+    MemoryRegion *mr, hwaddr offset, hwaddr length, unsigned client);
+int qemu_ram_get_fd(RAMBlock *rb);
+bool qemu_ram_is_shared(RAMBlock *rb);
+
+#define TYPE_PVDIRTY_SHADOW "pvdirty-shadow"
+OBJECT_DECLARE_SIMPLE_TYPE(PVDirtyShadow, PVDIRTY_SHADOW)
+
+/* A stretch of guest RAM as devices see it. */
+struct PVDirtyShadow {
+    Object parent_obj;
+    PVDirtyRam ram; /* what it shadows; no reference: only compared */
+    MemoryRegion mr;
+    void *host;
+    bool seen;
+    QLIST_ENTRY(PVDirtyShadow) next;
+};
+
+#define TYPE_PVDIRTY_IOMMU "pvdirty-iommu-memory-region"
+
+struct PVDirtyUntracked {
+    MemoryRegion root;   /* shadows over an alias of all else */
+    MemoryRegion system; /* the alias: MMIO of other devices, ROM */
+    AddressSpace as;
+    IOMMUMemoryRegion iommu;
+    AddressSpace iommu_as;
+    QLIST_HEAD(, PVDirtyShadow) shadows;
+    bool live;
+    bool updating;
+};
+
+static IOMMUTLBEntry translate(IOMMUMemoryRegion *iommu, hwaddr addr,
+                               IOMMUAccessFlags flag, int iommu_idx)
+{
+    PVDirtyUntracked *u = container_of(iommu, PVDirtyUntracked, iommu);
+    hwaddr page = addr & ~(hwaddr)(PVDIRTY_PAGE_SIZE - 1);
+
+    if (flag != IOMMU_RO) {
+        const PVDirtyRam *r = pvdirty_vm_ram_at(page);
+
+        if (r) {
+            pvdirty_tcg_invalidate(r->mr, r->offset + (page - r->gpa),
+                                   PVDIRTY_PAGE_SIZE);
+            pvdirty_oracle_handed(page);
+        }
+    }
+    return (IOMMUTLBEntry) {
+        .target_as = &u->as,
+        .iova = page,
+        .translated_addr = page,
+        .addr_mask = PVDIRTY_PAGE_SIZE - 1,
+        .perm = IOMMU_RW,
+    };
+}
+
+static AddressSpace *device_address_space(PCIBus *bus, void *opaque, int devfn)
+{
+    PVDirtyPort *p = opaque;
+
+    return &p->untracked->iommu_as;
+}
+
+static PVDirtyShadow *shadow_new(PVDirtyPort *p, const PVDirtyRam *r)
+{
+    PVDirtyUntracked *u = p->untracked;
+    PVDirtyShadow *s;
+    g_autofree char *name = NULL;
+    int fd = qemu_ram_get_fd(r->mr->ram_block);
+    void *host;
+
+    if (fd < 0 || !qemu_ram_is_shared(r->mr->ram_block)) {
+        return NULL; /* stays visible through the alias, and tracked */
+    }
+    host = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                r->offset);
+    if (host == MAP_FAILED) {
+        return NULL;
+    }
+    s = PVDIRTY_SHADOW(object_new(TYPE_PVDIRTY_SHADOW));
+    s->ram = *r;
+    s->host = host;
+    name = g_strdup_printf("pvdirty-shadow-%" HWADDR_PRIx, r->gpa);
+    memory_region_init_ram_ptr(&s->mr, OBJECT(s), name, r->size, host);
+    /* QEMU sets a VGA bit when it has finished a write: see oracle.c. */
+    memory_region_set_log(&s->mr, true, DIRTY_MEMORY_VGA);
+    memory_region_add_subregion_overlap(&u->root, r->gpa, &s->mr, 1);
+    QLIST_INSERT_HEAD(&u->shadows, s, next);
+    return s;
+}
+
+static void shadow_remove(PVDirtyUntracked *u, PVDirtyShadow *s)
+{
+    memory_region_del_subregion(&u->root, &s->mr);
+    QLIST_REMOVE(s, next);
+    object_unref(OBJECT(s));
+}
+
+static void shadow_finalize(Object *o)
+{
+    PVDirtyShadow *s = PVDIRTY_SHADOW(o);
+
+    if (s->host) {
+        munmap(s->host, s->ram.size);
+    }
+}
+
+static PVDirtyShadow *shadow_of(PVDirtyUntracked *u, const PVDirtyRam *r)
+{
+    PVDirtyShadow *s;
+
+    QLIST_FOREACH(s, &u->shadows, next) {
+        if (s->ram.gpa == r->gpa && s->ram.size == r->size &&
+            s->ram.mr == r->mr && s->ram.offset == r->offset) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+void pvdirty_untracked_update(PVDirtyPort *p)
+{
+    PVDirtyUntracked *u = p->untracked;
+    PVDirtyShadow *s, *tmp;
+
+    /* Our own changes to the map come back here as a nested commit. */
+    if (!u || !u->live || u->updating) {
+        return;
+    }
+    u->updating = true;
+    memory_region_transaction_begin();
+    QLIST_FOREACH(s, &u->shadows, next) {
+        s->seen = false;
+    }
+    for (guint i = 0; i < pvdirty_vm.ram->len; i++) {
+        const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+
+        s = shadow_of(u, r);
+        if (!s) {
+            s = shadow_new(p, r);
+        }
+        if (s) {
+            s->seen = true;
+        }
+    }
+    QLIST_FOREACH_SAFE(s, &u->shadows, next, tmp) {
+        if (!s->seen) {
+            shadow_remove(u, s);
+        }
+    }
+    memory_region_transaction_commit();
+    u->updating = false;
+    pvdirty_oracle_resize();
+}
+
+void pvdirty_untracked_take_written(PVDirtyPort *p,
+                                    pvdirty_page_test_fn *wanted,
+                                    pvdirty_page_fn *written)
+{
+    PVDirtyUntracked *u = p->untracked;
+    PVDirtyShadow *s;
+
+    if (!u || !u->live) {
+        return;
+    }
+    QLIST_FOREACH(s, &u->shadows, next) {
+        g_autofree DirtyBitmapSnapshot *snap =
+            cpu_physical_memory_snapshot_and_clear_dirty(&s->mr, 0,
+                                                         s->ram.size,
+                                                         DIRTY_MEMORY_VGA);
+
+        for (hwaddr at = 0; at < s->ram.size; at += PVDIRTY_PAGE_SIZE) {
+            if (wanted(s->ram.gpa + at) &&
+                memory_region_snapshot_get_dirty(&s->mr, snap, at,
+                                                 PVDIRTY_PAGE_SIZE)) {
+                written(s->ram.gpa + at);
+            }
+        }
+    }
+}
+
+bool pvdirty_untracked_realize(PVDirtyPort *p, Error **errp)
+{
+    RAMBlock *ram = current_machine->ram ? current_machine->ram->ram_block
+                                         : NULL;
+    PVDirtyUntracked *u;
+
+    if (!ram || qemu_ram_get_fd(ram) < 0 || !qemu_ram_is_shared(ram)) {
+        error_setg(errp, "pvdirty-root-port: x-test-untracked=on needs guest "
+                   "RAM in a shared file: add -object memory-backend-memfd,"
+                   "id=m0,size=SIZE,share=on -machine memory-backend=m0");
+        return false;
+    }
+    u = p->untracked = g_new0(PVDirtyUntracked, 1);
+    QLIST_INIT(&u->shadows);
+    memory_region_init(&u->root, OBJECT(p), "pvdirty-untracked", UINT64_MAX);
+    memory_region_init_alias(&u->system, OBJECT(p), "pvdirty-system",
+                             get_system_memory(), 0, UINT64_MAX);
+    memory_region_add_subregion_overlap(&u->root, 0, &u->system, 0);
+    address_space_init(&u->as, &u->root, "pvdirty-untracked");
+    memory_region_init_iommu(&u->iommu, sizeof(u->iommu), TYPE_PVDIRTY_IOMMU,
+                             OBJECT(p), "pvdirty-iommu", UINT64_MAX);
+    address_space_init(&u->iommu_as, MEMORY_REGION(&u->iommu),
+                       "pvdirty-iommu");
+    u->live = true;
+    pvdirty_oracle_enable();
+    pvdirty_untracked_update(p);
+    if (QLIST_EMPTY(&u->shadows)) {
+        error_setg(errp, "pvdirty-root-port: cannot map guest RAM a second "
+                   "time: %s", strerror(errno));
+        pvdirty_untracked_exit(p);
+        return false;
+    }
+    pci_setup_iommu(pci_bridge_get_sec_bus(PCI_BRIDGE(p)),
+                    device_address_space, p);
+    return true;
+}
+
+void pvdirty_untracked_exit(PVDirtyPort *p)
+{
+    PVDirtyUntracked *u = p->untracked;
+    PVDirtyShadow *s, *tmp;
+
+    if (!u || !u->live) {
+        return;
+    }
+    u->live = false;
+    memory_region_transaction_begin();
+    QLIST_FOREACH_SAFE(s, &u->shadows, next, tmp) {
+        shadow_remove(u, s);
+    }
+    memory_region_transaction_commit();
+    address_space_destroy(&u->iommu_as);
+    address_space_destroy(&u->as);
+}
+
+void pvdirty_untracked_finalize(PVDirtyPort *p)
+{
+    g_free(p->untracked); /* its regions were children of the port */
+}
+
+static void iommu_class_init(ObjectClass *oc, void *data)
+{
+    IOMMU_MEMORY_REGION_CLASS(oc)->translate = translate;
+}
+
+static const TypeInfo iommu_info = {
+    .name = TYPE_PVDIRTY_IOMMU,
+    .parent = TYPE_IOMMU_MEMORY_REGION,
+    .class_init = iommu_class_init,
+};
+
+static const TypeInfo shadow_info = {
+    .name = TYPE_PVDIRTY_SHADOW,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(PVDirtyShadow),
+    .instance_finalize = shadow_finalize,
+};
+
+void pvdirty_untracked_register(void)
+{
+    type_register_static(&iommu_info);
+    type_register_static(&shadow_info);
+}

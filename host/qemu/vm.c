@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Glue between the VM and libpvdirty's domain: guest RAM, the global dirty
+ * log, covered devices.
+ */
+#include "qemu/osdep.h"
+#include "exec/address-spaces.h"
+#include "hw/pci/pci.h"
+#include "hw/pci/pci_bridge.h"
+#include "hw/pci/pci_bus.h"
+#include "hw/qdev-core.h"
+#include "migration/misc.h"
+#include "qemu/error-report.h"
+#include "qemu/host-utils.h"
+#include "oracle.h"
+#include "sysemu/runstate.h"
+#include "untracked.h"
+#include "vm.h"
+
+/* From exec/cpu-common.h and migration/ram.h of 7.2, which need more. */
+bool qemu_ram_is_migratable(RAMBlock *rb);
+uint64_t ram_bytes_remaining(void);
+
+PVDirtyVM pvdirty_vm = {
+    .ports = QTAILQ_HEAD_INITIALIZER(pvdirty_vm.ports),
+};
+
+/* PCIDevice -> struct pvd_device, of the devices below our ports. */
+static GHashTable *covered;
+/* What region_add and region_nop have said since begin. */
+static GArray *next_ram;
+
+/* ---- guest RAM ------------------------------------------------------------ */
+
+static gint ram_compare(gconstpointer a, gconstpointer b)
+{
+    const PVDirtyRam *x = a, *y = b;
+
+    return x->gpa < y->gpa ? -1 : x->gpa > y->gpa;
+}
+
+static void ram_unref(gpointer p)
+{
+    memory_region_unref(((PVDirtyRam *)p)->mr);
+}
+
+static GArray *ram_array_new(void)
+{
+    GArray *a = g_array_new(false, false, sizeof(PVDirtyRam));
+
+    g_array_set_clear_func(a, ram_unref);
+    return a;
+}
+
+const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa)
+{
+    guint lo = 0, hi = pvdirty_vm.ram->len;
+
+    while (lo < hi) {
+        guint mid = lo + (hi - lo) / 2;
+        const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, mid);
+
+        if (gpa < r->gpa) {
+            hi = mid;
+        } else if (gpa - r->gpa >= r->size) {
+            lo = mid + 1;
+        } else {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+uint64_t pvdirty_vm_ram_bytes(void)
+{
+    uint64_t sum = 0;
+
+    for (guint i = 0; i < pvdirty_vm.ram->len; i++) {
+        sum += g_array_index(pvdirty_vm.ram, PVDirtyRam, i).size;
+    }
+    return sum;
+}
+
+void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len)
+{
+    hwaddr offset = ram->offset + (gpa - ram->gpa);
+
+    pvdirty_tcg_invalidate(ram->mr, offset, len);
+    memory_region_set_dirty(ram->mr, offset, len);
+}
+
+/* Dirties what is RAM of [gpa, gpa + len). */
+static void set_dirty(hwaddr gpa, uint64_t len)
+{
+    while (len) {
+        const PVDirtyRam *r = pvdirty_vm_ram_at(gpa);
+        uint64_t n = r ? MIN(len, r->gpa + r->size - gpa)
+                       : MIN(len, PVDIRTY_PAGE_SIZE);
+
+        if (r) {
+            pvdirty_ram_set_dirty(r, gpa, n);
+        }
+        gpa += n;
+        len -= n;
+    }
+}
+
+static bool is_guest_ram(const MemoryRegionSection *s)
+{
+    return memory_region_is_ram(s->mr) && !memory_region_is_ram_device(s->mr) &&
+           !memory_region_is_romd(s->mr) && !s->readonly && !s->nonvolatile &&
+           qemu_ram_is_migratable(s->mr->ram_block);
+}
+
+static void map_begin(MemoryListener *listener)
+{
+    if (next_ram) {
+        g_array_unref(next_ram);
+    }
+    next_ram = ram_array_new();
+}
+
+static void map_add(MemoryListener *listener, MemoryRegionSection *s)
+{
+    PVDirtyRam r = {
+        .gpa = s->offset_within_address_space,
+        .size = int128_get64(s->size),
+        .mr = s->mr,
+        .offset = s->offset_within_region,
+    };
+
+    if (is_guest_ram(s)) {
+        memory_region_ref(s->mr);
+        g_array_append_val(next_ram, r);
+    }
+}
+
+/* Tells the library of every part of old that is no longer mapped there. */
+static void report_removed(const PVDirtyRam *old)
+{
+    hwaddr at = old->gpa, end = old->gpa + old->size;
+
+    for (guint i = 0; i < pvdirty_vm.ram->len && at < end; i++) {
+        const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+
+        if (r->gpa + r->size <= at || r->gpa >= end || r->mr != old->mr ||
+            r->gpa - r->offset != old->gpa - old->offset) {
+            continue;
+        }
+        if (r->gpa > at) {
+            pvd_ram_removed(pvdirty_vm.domain, at, r->gpa - at);
+        }
+        at = r->gpa + r->size;
+    }
+    if (at < end) {
+        pvd_ram_removed(pvdirty_vm.domain, at, end - at);
+    }
+}
+
+static void map_commit(MemoryListener *listener)
+{
+    g_autoptr(GArray) old = NULL;
+    PVDirtyPort *p;
+
+    if (!next_ram) {
+        return; /* a commit nested in ours has seen to it */
+    }
+    old = pvdirty_vm.ram;
+    g_array_sort(next_ram, ram_compare);
+    pvdirty_vm.ram = g_steal_pointer(&next_ram);
+    for (guint i = 0; i < old->len; i++) {
+        report_removed(&g_array_index(old, PVDirtyRam, i));
+    }
+    pvdirty_migrate_set_ram_bytes(pvdirty_vm_ram_bytes());
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        pvdirty_untracked_update(p);
+    }
+}
+
+static struct pvd_ram vmm_ram_hold(void *opaque, uint64_t gpa, uint64_t len)
+{
+    const PVDirtyRam *r = pvdirty_vm_ram_at(gpa);
+
+    if (!r || len > r->size - (gpa - r->gpa)) {
+        return (struct pvd_ram) { NULL, NULL };
+    }
+    memory_region_ref(r->mr);
+    return (struct pvd_ram) {
+        .host = (uint8_t *)memory_region_get_ram_ptr(r->mr) + r->offset +
+                (gpa - r->gpa),
+        .region = r->mr,
+    };
+}
+
+static void vmm_ram_release(void *opaque, struct pvd_ram ram)
+{
+    memory_region_unref(ram.region);
+}
+
+static void vmm_ram_written(void *opaque, uint64_t gpa, uint64_t len)
+{
+    set_dirty(gpa, len);
+}
+
+/* ---- covered devices ------------------------------------------------------ */
+
+static int vmm_device_rid(void *opaque, void *device_opaque)
+{
+    PCIDevice *dev = device_opaque;
+
+    /* Bus 0 behind a bridge: the guest has not numbered it. */
+    return pci_dev_bus_num(dev) ? pci_get_bdf(dev) : -1;
+}
+
+static const struct pvd_vmm_ops vmm_ops = {
+    .ram_hold = vmm_ram_hold,
+    .ram_release = vmm_ram_release,
+    .ram_written = vmm_ram_written,
+    .device_rid = vmm_device_rid,
+};
+
+/* The port above a device, at any height, or NULL. */
+static PVDirtyPort *port_above(PCIDevice *dev)
+{
+    PCIDevice *up;
+
+    for (up = pci_get_bus(dev)->parent_dev; up;
+         up = pci_get_bus(up)->parent_dev) {
+        Object *o = object_dynamic_cast(OBJECT(up), TYPE_PVDIRTY_ROOT_PORT);
+
+        if (o) {
+            return PVDIRTY_ROOT_PORT(o);
+        }
+    }
+    return NULL;
+}
+
+static void device_realized(DeviceListener *listener, DeviceState *dev)
+{
+    PCIDevice *pci = (PCIDevice *)object_dynamic_cast(OBJECT(dev),
+                                                      TYPE_PCI_DEVICE);
+    PVDirtyPort *p = pci && !PCI_DEVICE_GET_CLASS(pci)->is_bridge
+                         ? port_above(pci) : NULL;
+
+    if (p && p->port) {
+        g_autofree char *name = dev->id ? g_strdup(dev->id)
+                                        : g_strdup_printf("%s %s",
+                                              object_get_typename(OBJECT(dev)),
+                                              pci->name);
+
+        g_hash_table_insert(covered, pci, pvd_device_add(p->port, name, pci));
+        pvdirty_vm_refresh();
+    }
+}
+
+static void device_unrealized(DeviceListener *listener, DeviceState *dev)
+{
+    struct pvd_device *d = g_hash_table_lookup(covered, dev);
+
+    if (d) {
+        g_hash_table_remove(covered, dev);
+        pvd_device_remove(d);
+        pvdirty_vm_refresh();
+    }
+}
+
+static DeviceListener device_listener = {
+    .realize = device_realized,
+    .unrealize = device_unrealized,
+};
+
+/* ---- ports ---------------------------------------------------------------- */
+
+void pvdirty_vm_add_port(PVDirtyPort *p)
+{
+    uint32_t features = p->touch << PVDIRTY_F_TOUCH |
+                        p->bitmap << PVDIRTY_F_BITMAP |
+                        p->inflight << PVDIRTY_F_INFLIGHT;
+    const char *id = DEVICE(p)->id;
+
+    p->port = pvd_port_new(pvdirty_vm.domain, id ? id : PCI_DEVICE(p)->name,
+                           features);
+    QTAILQ_INSERT_TAIL(&pvdirty_vm.ports, p, next);
+}
+
+static gboolean device_below(gpointer key, gpointer value, gpointer port)
+{
+    return port_above(key) == port;
+}
+
+void pvdirty_vm_remove_port(PVDirtyPort *p)
+{
+    QTAILQ_REMOVE(&pvdirty_vm.ports, p, next);
+    /* pvd_port_free() forgets the devices; so must we. */
+    g_hash_table_foreach_remove(covered, device_below, p);
+    pvd_port_free(p->port);
+    p->port = NULL;
+    pvdirty_vm_refresh();
+}
+
+bool pvdirty_vm_blind(void)
+{
+    PVDirtyPort *p;
+
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        if (p->test_blind) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void pvdirty_vm_refresh(void)
+{
+    PVDirtyPort *p;
+
+    /* The capability's first two bytes are QEMU's: id and next. */
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        if (p->cap) {
+            memcpy(PCI_DEVICE(p)->config + p->cap + 2,
+                   pvd_port_config(p->port) + 2, PVDIRTY_CAP_LEN - 2);
+        }
+    }
+    pvdirty_migrate_refresh();
+}
+
+/* ---- the global dirty log ------------------------------------------------- */
+
+/* The VMM's global dirty log is on. */
+static bool dirty_logging;
+
+static void log_start(MemoryListener *listener)
+{
+    dirty_logging = true;
+    pvd_logging(pvdirty_vm.domain, PVD_LOGGER_DIRTY_LOG, true);
+}
+
+static void log_stop(MemoryListener *listener)
+{
+    dirty_logging = false;
+    pvd_logging(pvdirty_vm.domain, PVD_LOGGER_DIRTY_LOG, false);
+}
+
+static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
+{
+    while (mask) {
+        int from = ctz64(mask);
+        int n = cto64(mask >> from);
+
+        set_dirty((first_pfn + from) << PVDIRTY_PAGE_SHIFT,
+                  (uint64_t)n << PVDIRTY_PAGE_SHIFT);
+        mask = from + n == 64 ? 0 : mask & (~0ULL << (from + n));
+    }
+}
+
+static void dirty_everything(void)
+{
+    for (guint i = 0; i < pvdirty_vm.ram->len; i++) {
+        const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+
+        pvdirty_ram_set_dirty(r, r->gpa, r->size);
+    }
+}
+
+/*
+ * Pages in flight, and "all dirty", only go in once the VM is stopped to
+ * finish: at every sync they would keep the migration from converging.
+ */
+static void log_sync(MemoryListener *listener)
+{
+    bool final = pvdirty_migrate_final();
+    struct pvd_sink sink = {
+        .in_flight = final ? dirty_pages : NULL,
+        .marked = dirty_pages,
+    };
+    struct pvd_harvest_result result;
+
+    if (!dirty_logging) {
+        return; /* a display refresh also syncs */
+    }
+    if (pvdirty_oracle_enabled()) {
+        result = pvdirty_oracle_harvest(&sink);
+    } else {
+        result = pvd_harvest(pvdirty_vm.domain, &sink);
+    }
+    if (result.all_dirty && !pvdirty_vm_blind()) {
+        pvdirty_vm.answered_all_dirty++;
+        if (final) {
+            dirty_everything();
+        }
+    }
+}
+
+static void after_sync(MemoryListener *listener)
+{
+    if (pvdirty_migrate_final()) {
+        pvdirty_vm.last_pass_pages = ram_bytes_remaining() >>
+                                     PVDIRTY_PAGE_SHIFT;
+    }
+}
+
+static MemoryListener vm_listener = {
+    .name = "pvdirty",
+    .priority = 10,
+    .begin = map_begin,
+    .region_add = map_add,
+    .region_nop = map_add,
+    .commit = map_commit,
+    .log_global_start = log_start,
+    .log_global_stop = log_stop,
+    .log_sync_global = log_sync,
+    .log_global_after_sync = after_sync,
+};
+
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    if (running) {
+        pvd_domain_running(pvdirty_vm.domain);
+        pvdirty_vm_refresh();
+    }
+}
+
+void pvdirty_vm_init(PVDirtyPolicy policy, uint64_t final_limit)
+{
+    pvdirty_vm.policy = policy;
+    pvdirty_vm.final_limit = final_limit;
+    pvdirty_vm.ram = ram_array_new();
+    pvdirty_vm.domain = pvd_domain_new(&vmm_ops, NULL, 1);
+    covered = g_hash_table_new(NULL, NULL);
+    memory_listener_register(&vm_listener, &address_space_memory);
+    device_listener_register(&device_listener);
+    qemu_add_vm_change_state_handler(vm_state_changed, NULL);
+    pvdirty_migrate_init();
+    pvdirty_tcg_init();
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The plug-in's view of the VM: one domain of libpvdirty, its ports, guest RAM
+ * and the migration around it. Everything runs under the BQL unless said.
+ */
+#ifndef PVDIRTY_QEMU_VM_H
+#define PVDIRTY_QEMU_VM_H
+
+#include "exec/memory.h"
+#include "hw/pci/pcie_port.h"
+#include "pvdirty/pvdirty.h"
+#include "pvdirty_abi.h"
+#include "qom/object.h"
+
+#define TYPE_PVDIRTY_ROOT_PORT "pvdirty-root-port"
+OBJECT_DECLARE_SIMPLE_TYPE(PVDirtyPort, PVDIRTY_ROOT_PORT)
+
+typedef struct PVDirtyUntracked PVDirtyUntracked;
+
+struct PVDirtyPort {
+    /*< private >*/
+    PCIESlot parent_obj;
+    /*< public >*/
+    PCIResReserve res_reserve;
+    bool touch, bitmap, inflight; /* feature offers */
+    bool test_untracked;          /* x-test-untracked */
+    bool test_blind;              /* x-test-blind */
+    uint32_t test_drop_marks;     /* x-test-drop-marks */
+
+    struct pvd_port *port;        /* NULL until realized */
+    uint8_t cap;                  /* config offset of our capability */
+    uint8_t state[PVD_PORT_STATE_LEN];
+    PVDirtyUntracked *untracked;  /* NULL without x-test-untracked */
+    QTAILQ_ENTRY(PVDirtyPort) next;
+};
+
+/* One page, by its guest-physical address. */
+typedef void pvdirty_page_fn(hwaddr gpa);
+
+/* What happens when a covered device is not tracked completely. */
+typedef enum PVDirtyPolicy {
+    PVDIRTY_REFUSE,    /* a migration does not start, or fails */
+    PVDIRTY_ALL_DIRTY, /* all RAM is sent once the VM is stopped */
+} PVDirtyPolicy;
+
+/* A stretch of guest RAM: writable, migratable, mapped at gpa. */
+typedef struct PVDirtyRam {
+    hwaddr gpa;
+    uint64_t size;
+    MemoryRegion *mr; /* referenced */
+    hwaddr offset;    /* in mr */
+} PVDirtyRam;
+
+typedef struct PVDirtyVM {
+    struct pvd_domain *domain;
+    QTAILQ_HEAD(, PVDirtyPort) ports;
+    PVDirtyPolicy policy;
+    uint64_t final_limit;    /* bytes the final pass may add; 0: RAM / 2 */
+    GArray *ram;             /* PVDirtyRam, ascending by gpa */
+    uint64_t last_pass_pages;
+    uint64_t answered_all_dirty;
+} PVDirtyVM;
+
+/* The one VM of this process. */
+extern PVDirtyVM pvdirty_vm;
+
+/* Registers the listeners; before any device is created. */
+void pvdirty_vm_init(PVDirtyPolicy policy, uint64_t final_limit);
+
+/* A port comes and goes; @p->port is set and cleared here. */
+void pvdirty_vm_add_port(PVDirtyPort *p);
+void pvdirty_vm_remove_port(PVDirtyPort *p);
+
+/* Looks at completeness again: the capability, the blocker. */
+void pvdirty_vm_refresh(void);
+
+/* True if a control asked to answer "clean" for untracked devices. */
+bool pvdirty_vm_blind(void);
+
+/* The stretch of RAM that holds gpa, or NULL. */
+const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa);
+
+/* Guest RAM was written behind QEMU's back: dirty bitmaps and TCG's code. */
+void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len);
+
+/* Bytes of guest RAM in pvdirty_vm.ram. */
+uint64_t pvdirty_vm_ram_bytes(void);
+
+/* migrate.c: the migration stream, refusals, pending bytes. */
+void pvdirty_migrate_init(void);
+void pvdirty_migrate_refresh(void);
+bool pvdirty_migrate_final(void);
+int pvdirty_migrate_pre_save(PVDirtyPort *p);
+void pvdirty_migrate_set_ram_bytes(uint64_t bytes);
+
+/* tcg.c: what stock QEMU 7.2 needs under TCG. */
+void pvdirty_tcg_init(void);
+void pvdirty_tcg_invalidate(MemoryRegion *mr, hwaddr offset, uint64_t len);
+
+/* port.c */
+void pvdirty_port_register(void);
+
+/* stats.c: QOM properties of a port. */
+void pvdirty_stats_class_init(ObjectClass *oc);
+
+/* dump.c: x-test-dump. */
+bool pvdirty_dump(const char *dir, Error **errp);
+
+#endif /* PVDIRTY_QEMU_VM_H */
