@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""The guest's initramfs, one for each kernel, and the content of its disk."""
+
+import array
+import hashlib
+import lzma
+import os
+import re
+import shutil
+from pathlib import Path
+
+from .base import BUILD, SUPPORT, HarnessError, Phase, command
+
+DRIVERS = ("virtio_pci", "virtio_blk", "e1000e")
+GUEST = SUPPORT / "guest"
+BUSYBOX = Path("/usr/bin/busybox")
+DISK_BYTES = 64 << 20
+
+
+def initrd(version: str) -> Path:
+    """Where build() puts the initramfs of a kernel."""
+    return BUILD / "guest" / version / "initramfs.cpio"
+
+
+def disk_content() -> Path:
+    """Where build() puts the disk's initial content, to be copied for a run."""
+    return BUILD / "guest" / "disk.img"
+
+
+def _module_order(modules: Path) -> list[Path]:
+    """The drivers' modules below lib/modules/<release>, dependencies first."""
+    depends: dict[str, list[str]] = {}
+    for line in (modules / "modules.dep").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        depends[name] = rest.split()
+    builtin = {Path(p).stem for p in (modules / "modules.builtin").read_text().split()}
+    paths = {Path(p).name.split(".")[0].replace("-", "_"): p for p in depends}
+    order: list[str] = []
+
+    def add(path: str) -> None:
+        for dependency in reversed(depends[path]):
+            if dependency not in order:
+                add(dependency)
+        if path not in order:
+            order.append(path)
+
+    for driver in DRIVERS:
+        if driver in paths:
+            add(paths[driver])
+        elif driver not in builtin:
+            raise HarnessError(f"the kernel {modules.name} has no module {driver}")
+    return [modules / p for p in order]
+
+
+def _load_program() -> Path:
+    """Compiles the workload, statically; returns the program."""
+    out = BUILD / "guest" / "load"
+    sources = sorted(GUEST.glob("*.c"))
+    newest = max(p.stat().st_mtime for p in GUEST.glob("*.[ch]"))
+    if not out.exists() or out.stat().st_mtime < newest:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        flags = ["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror"]
+        command("building the guest's workload", ["gcc", *flags, "-o", out, *sources], "load.log")
+    return out
+
+
+def _disk() -> None:
+    """The disk: every 64-bit word holds its own byte offset (disk.c, generation 0)."""
+    path = disk_content()
+    if path.exists() and path.stat().st_size == DISK_BYTES:
+        return
+    partial = path.with_suffix(".new")
+    with partial.open("wb") as out:
+        for start in range(0, DISK_BYTES, 1 << 20):
+            out.write(array.array("Q", range(start, start + (1 << 20), 8)).tobytes())
+    partial.rename(path)
+
+
+def _copy_module(source: Path, target: Path) -> None:
+    if source.suffix == ".xz":
+        target.write_bytes(lzma.decompress(source.read_bytes()))
+    else:
+        shutil.copyfile(source, target)
+
+
+def build(version: str) -> None:
+    """Makes the initramfs for a kernel from what provision.py has built."""
+    out = initrd(version)
+    load = _load_program()
+    _disk()
+    kernel = BUILD / "kernels" / version
+    release = (kernel / ".stamp").read_text()
+    modules = kernel / "lib" / "modules" / release
+    pvdirty = BUILD / "guest" / version / "pvdirty.ko"
+    ingredients = [BUSYBOX, load, pvdirty, GUEST / "init", Path(__file__), kernel / ".stamp"]
+    digest = hashlib.sha256()
+    for path in ingredients:
+        digest.update(path.read_bytes())
+    stamp = out.with_suffix(".stamp")
+    if out.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    with Phase(f"building the initramfs for {version}"):
+        log = f"initramfs-{version}.log"
+        command("depmod", ["/sbin/depmod", "-b", kernel, release], log)
+        root = BUILD / "guest" / version / "root"
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "bin").mkdir(parents=True)
+        (root / "modules").mkdir()
+        (root / "dev").mkdir()
+        shutil.copy(BUSYBOX, root / "bin" / "busybox")
+        (root / "bin" / "sh").symlink_to("busybox")
+        shutil.copy(load, root / "bin" / "load")
+        shutil.copy(GUEST / "init", root / "init")
+        os.chmod(root / "init", 0o755)
+        names = []
+        for module in _module_order(modules):
+            names.append(re.sub(r"\.xz$", "", module.name))
+            _copy_module(module, root / "modules" / names[-1])
+        (root / "modules" / "order").write_text("".join(n + "\n" for n in names))
+        _copy_module(pvdirty, root / "modules" / "pvdirty.ko")
+        archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
+        command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)
+        Path(f"{out}.new").rename(out)
+        shutil.rmtree(root)
+        stamp.write_text(digest.hexdigest())

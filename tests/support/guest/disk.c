@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Reads and writes of a disk past the page cache. Every 64-bit word of the
+ * disk says where it is and which write put it there; the harness makes the
+ * disk with generation 0.
+ */
+#define _GNU_SOURCE
+#include "load.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define ARENA_PAGES 4096u /* 16 MiB for each thread */
+#define LONGEST_PAGES 16u /* 64 KiB in one request */
+#define WRITE_EVERY 4u
+
+/* What a page of the arena must hold. */
+struct expected {
+	uint32_t block; /* of the thread's part */
+	uint32_t generation;
+	int valid;
+};
+
+struct disk {
+	int fd;
+	uint64_t first; /* byte of the disk where the thread's part begins */
+	uint32_t blocks;
+	uint32_t *generation; /* of each block */
+	uint8_t *arena;	      /* only ever written by the device */
+	struct expected *expected;
+	uint8_t *out; /* written by the CPU, read by the device */
+	uint32_t cursor;
+	uint64_t random;
+};
+
+static uint64_t word_at(const struct disk *d, uint32_t block, uint32_t generation, unsigned int i)
+{
+	return (d->first + (uint64_t)block * PAGE + i * 8) ^
+	       (uint64_t)generation * 0x9e3779b97f4a7c15u;
+}
+
+static uint32_t next_random(struct disk *d, uint32_t below)
+{
+	d->random ^= d->random << 13;
+	d->random ^= d->random >> 7;
+	d->random ^= d->random << 17;
+	return (uint32_t)((d->random >> 16) % below);
+}
+
+/* Does the arena still hold what was read into it a round ago? */
+static void check(const struct disk *d, uint32_t page)
+{
+	const struct expected *e = &d->expected[page];
+	const uint64_t *words = (const uint64_t *)(d->arena + (size_t)page * PAGE);
+	unsigned int i;
+
+	if (!e->valid)
+		return;
+	atomic_fetch_add(&counters.checked_pages, 1);
+	for (i = 0; i < PAGE / 8; i++) {
+		if (words[i] == word_at(d, e->block, e->generation, i))
+			continue;
+		report_error("disk block %u generation %u: word %u of buffer page %u is %#llx",
+			     e->block, e->generation, i, page, (unsigned long long)words[i]);
+		return;
+	}
+}
+
+static void write_blocks(struct disk *d, uint32_t block, uint32_t count)
+{
+	uint64_t *words = (uint64_t *)d->out;
+	uint32_t b;
+	unsigned int i;
+
+	for (b = 0; b < count; b++) {
+		d->generation[block + b]++;
+		for (i = 0; i < PAGE / 8; i++)
+			*words++ = word_at(d, block + b, d->generation[block + b], i);
+	}
+	if (pwrite(d->fd, d->out, (size_t)count * PAGE, (off_t)(d->first + (uint64_t)block * PAGE)) !=
+	    (ssize_t)count * PAGE)
+		report_error("disk write of %u blocks at %u: %s", count, block, strerror(errno));
+}
+
+static void read_blocks(struct disk *d, uint32_t block, uint32_t count)
+{
+	uint32_t b, page;
+
+	if (d->cursor + count > ARENA_PAGES)
+		d->cursor = 0;
+	page = d->cursor;
+	d->cursor += count;
+	for (b = 0; b < count; b++) {
+		check(d, page + b);
+		d->expected[page + b].valid = 0;
+	}
+	if (pread(d->fd, d->arena + (size_t)page * PAGE, (size_t)count * PAGE,
+		  (off_t)(d->first + (uint64_t)block * PAGE)) != (ssize_t)count * PAGE) {
+		report_error("disk read of %u blocks at %u: %s", count, block, strerror(errno));
+		return;
+	}
+	for (b = 0; b < count; b++)
+		d->expected[page + b] = (struct expected){
+			.block = block + b,
+			.generation = d->generation[block + b],
+			.valid = 1,
+		};
+}
+
+void *disk_thread(void *disk_args)
+{
+	const struct disk_args *args = disk_args;
+	struct pace pace = pace_start(args->bytes_per_second);
+	struct disk d = {.random = 88172645463325252u + args->part};
+	uint64_t bytes;
+	unsigned int n;
+
+	d.fd = open(args->path, O_RDWR | O_DIRECT);
+	if (d.fd < 0 || ioctl(d.fd, BLKGETSIZE64, &bytes))
+		die("%s: %s", args->path, strerror(errno));
+	d.blocks = (uint32_t)(bytes / PAGE / args->parts);
+	d.first = (uint64_t)d.blocks * PAGE * args->part;
+	d.generation = calloc(d.blocks, sizeof(*d.generation));
+	d.expected = calloc(ARENA_PAGES, sizeof(*d.expected));
+	if (!d.generation || !d.expected || d.blocks <= LONGEST_PAGES)
+		die("%s: no memory, or a disk of %llu bytes", args->path,
+		    (unsigned long long)bytes);
+	d.arena = arena((size_t)ARENA_PAGES * PAGE);
+	d.out = arena((size_t)LONGEST_PAGES * PAGE);
+	for (n = 0;; n++) {
+		uint32_t count = 1u << next_random(&d, 5);
+		uint32_t block = next_random(&d, d.blocks - LONGEST_PAGES);
+
+		if (n % WRITE_EVERY == 0) {
+			write_blocks(&d, block, count);
+			atomic_fetch_add(&counters.disk_bytes, (uint64_t)count * PAGE);
+			pace_wait(&pace, (uint64_t)count * PAGE);
+		}
+		read_blocks(&d, block, count);
+		atomic_fetch_add(&counters.disk_bytes, (uint64_t)count * PAGE);
+		pace_wait(&pace, (uint64_t)count * PAGE);
+	}
+}

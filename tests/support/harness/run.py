@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: MIT
+"""One run: boot, migrate under load, stop both sides, compare every byte."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import guest_image
+from .base import BUILD, EXIT_REFUSED, EXIT_TIMEOUT, HarnessError
+from .frames import FrameGenerator
+from .progress import Progress
+from .qmp import QmpClosed, QmpError
+from .rundir import RunDir
+from .vm import PORTS, Vm, VmConfig
+
+CLI = BUILD / "host" / "pvdirty"
+MODES = ("clean", "off", "touch", "log")
+UNTRACKED = ",x-test-untracked=on"
+
+PAGE = 4096
+NET_BYTES_PER_SECOND = 2 << 20
+BANDWIDTH = 48 << 20
+# A downtime that no pass can meet, until the migration has run for a while:
+# several passes under load, then it may end.
+DOWNTIME_HOLD_MS = 1
+DOWNTIME_MS = 2000
+MIN_PASSES = 4
+MIN_SECONDS = 4.0
+BOOT_SECONDS = 180.0
+KVM_BOOT_SECONDS = 20.0
+WARM_UP_LINES = 4  # of the workload, half a second each
+RESUME_IO_BYTES = 48 << 20  # more than the guest's buffers hold
+
+
+def config_for(mode: str, base: VmConfig) -> VmConfig:
+    """The VMs of a mode: the same command line but for what the mode says."""
+    if mode == "clean":
+        return replace(base, covered=False, port_options=UNTRACKED)
+    if mode == "off":
+        return replace(base, load_module=False, port_options=UNTRACKED + ",x-test-blind=on")
+    if mode == "touch":
+        blind = ",bitmap=off,inflight=off,x-test-blind=on"
+        return replace(base, port_options=UNTRACKED + blind)
+    return replace(base, port_options=UNTRACKED)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A row of the table; the keys of `runs[]` in the JSON file."""
+
+    mode: str
+    driver: str
+    kernel: str
+    memory_bytes: int
+    pages_total: int
+    bytes_compared: int
+    pages_dma_written: int
+    pages_marked: int
+    pages_in_flight: int
+    pages_lost: int
+    pages_uncovered: int
+    pages_overmarked: int
+    pages_last_pass: int
+    answered_all_dirty: int
+    passes: int
+    ram_bytes_sent: int
+    downtime_ms: int
+    guest_io_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The object in `runs[]`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's row and what only the verdict needs."""
+
+    result: RunResult
+    lost_outside_oracle: int
+    guest_errors: int
+    resumed: bool  # did the destination go on, where it was asked to?
+
+
+class MigrationRefused(HarnessError):
+    """The source does not start the migration."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the migration was refused: {reason}", EXIT_REFUSED)
+
+
+def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress) -> None:
+    """Waits until the guest's workload runs and its devices have moved data."""
+    tick = lambda: progress.show("boot")  # noqa: E731
+    try:
+        limit = KVM_BOOT_SECONDS if config.accel == "kvm" else BOOT_SECONDS
+        vm.wait("sign of the guest's kernel", lambda: "PVDIRTY init" in vm.serial, limit, tick)
+    except HarnessError as error:
+        if config.accel == "kvm":
+            raise HarnessError(f"KVM cannot boot a kernel here ({error}): use --accel tcg") from error
+        raise
+    vm.wait("ready guest", lambda: "PVDIRTY READY" in vm.serial, BOOT_SECONDS, tick)
+    if "e1000e" in config.drivers:
+        generator.start(vm.directory / f"{vm.name}.net")
+    wanted = [
+        counter
+        for driver, counter in (("e1000e", "net_bytes"), ("virtio-blk", "disk_bytes"))
+        if driver in config.drivers
+    ]
+
+    def warm() -> bool:
+        values = vm.load().values
+        return vm.serial.count("PVDIRTY io") >= WARM_UP_LINES and all(
+            values.get(w, 0) > 0 for w in wanted
+        )
+
+    vm.wait("I/O of the guest", warm, 60, lambda: progress.show("warm-up"))
+
+
+def migrate(source: Vm, memory_bytes: int, progress: Progress) -> dict[str, Any]:
+    """Migrates to `unix:migrate` and returns the last answer of query-migrate."""
+    source.call(
+        "migrate-set-parameters",
+        **{"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME_HOLD_MS},
+    )
+    start = time.monotonic()
+    limit = 120 + 60 * memory_bytes / (1 << 30)
+    held = True
+    try:
+        source.call("migrate", uri="unix:migrate")
+    except QmpError as error:
+        raise MigrationRefused(str(error)) from error
+    while True:
+        info: dict[str, Any] = source.call("query-migrate")
+        ram = info.get("ram", {})
+        status = info.get("status")
+        if status == "completed":
+            return info
+        if status in ("failed", "cancelled"):
+            reason = source.complaint() or info.get("error-desc", "QEMU gives no reason")
+            raise HarnessError(f"the migration failed: {reason}")
+        elapsed = time.monotonic() - start
+        passes = ram.get("dirty-sync-count", 0)
+        if held and passes >= MIN_PASSES and elapsed >= MIN_SECONDS:
+            source.call("migrate-set-parameters", **{"downtime-limit": DOWNTIME_MS})
+            held = False
+        if elapsed > limit:
+            source.call("migrate_cancel")
+            raise HarnessError(
+                f"the migration did not converge in {limit:.0f} s and was cancelled", EXIT_TIMEOUT
+            )
+        if ram.get("total"):
+            left = ram["remaining"]
+            progress.show(
+                f"pass {passes}", f"{left // PAGE} pages to send", 1 - left / ram["total"]
+            )
+        time.sleep(0.05)
+
+
+def stopped(source: Vm, destination: Vm) -> None:
+    """Waits until both sides are stopped with the same memory."""
+    deadline = time.monotonic() + 60
+    while True:
+        states = [vm.call("query-status")["status"] for vm in (source, destination)]
+        if states[0] == "postmigrate" and states[1] == "paused":
+            return
+        if time.monotonic() > deadline:
+            raise HarnessError(f"source and destination did not stop: {states}", EXIT_TIMEOUT)
+        time.sleep(0.05)
+
+
+def compare(source: Vm, destination: Vm, directory: Path) -> dict[str, Any]:
+    """All RAM of two stopped VMs, by `pvdirty compare`."""
+    dumps = []
+    for vm in (source, destination):
+        dump = directory / f"{vm.name}.dump"
+        dump.mkdir()
+        vm.call(
+            "qom-set",
+            path=f"/machine/peripheral/{PORTS[0]}",
+            property="x-test-dump",
+            value=str(dump),
+        )
+        dumps.append(dump)
+    report = directory / "compare.json"
+    with (directory / "compare.log").open("wb") as log:
+        argv = [CLI, "compare", *dumps, "--oracle", "--show", "2", "--json", report]
+        status = subprocess.run(argv, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status not in (0, 1) or not report.exists():
+        raise HarnessError(
+            "pvdirty compare failed: " + (directory / "compare.log").read_text().strip()
+        )
+    found: dict[str, Any] = json.loads(report.read_text())
+    if (status == 0) != (found["pages_lost"] == 0):
+        raise HarnessError(f"pvdirty compare ends with {status} and reports {found['pages_lost']}")
+    return found
+
+
+def resume(
+    destination: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress
+) -> bool:
+    """Lets the destination run until its devices have refilled all buffers."""
+    destination.call("cont")
+    if "e1000e" in config.drivers:
+        generator.start(destination.directory / f"{destination.name}.net")
+    first = None
+
+    def went_on() -> bool:
+        nonlocal first
+        load = destination.load()
+        if not load.values:
+            return False
+        first = first or load
+        moved = load.io_bytes - first.io_bytes
+        if "virtio-blk" in config.drivers:
+            return moved >= RESUME_IO_BYTES
+        return moved > 0
+
+    destination.wait(
+        "I/O at the destination", went_on, 60, lambda: progress.show("destination runs")
+    )
+    return True
+
+
+def run(
+    mode: str, driver: str, base: VmConfig, directory: RunDir, progress: Progress
+) -> Outcome:
+    """One run of a mode; errors are HarnessError."""
+    config = config_for(mode, base)
+    path = directory.path
+    disk = path / "disk.img"
+    if "virtio-blk" in config.drivers:
+        shutil.copyfile(guest_image.disk_content(), disk)
+    generator = FrameGenerator(NET_BYTES_PER_SECOND)
+    with contextlib.ExitStack() as stack:
+        stack.callback(generator.stop)
+        progress.show("boot")
+        source = stack.enter_context(
+            Vm("source", config.command_line("source", disk, incoming=False), path)
+        )
+        try:
+            boot(source, config, generator, progress)
+            destination = stack.enter_context(
+                Vm("destination", config.command_line("destination", disk, incoming=True), path)
+            )
+            before = source.load()
+            info = migrate(source, config.memory_bytes, progress)
+            generator.stop()
+            progress.show("stop")
+            stopped(source, destination)
+            after = source.load()
+            progress.show("compare")
+            found = compare(source, destination, path)
+            stats = {
+                name: int(source.port(PORTS[0], name))
+                for name in (
+                    "x-oracle-written",
+                    "x-oracle-marked",
+                    "x-oracle-uncovered",
+                    "x-oracle-overmarked",
+                    "pages-in-flight",
+                    "last-pass-pages",
+                    "answered-all-dirty",
+                )
+            }
+            errors = after.errors
+            resumed = False
+            if mode in ("clean", "log"):
+                resumed = resume(destination, config, generator, progress)
+                errors = destination.load().errors
+        except QmpClosed as error:
+            complaint = source.complaint() or source.guest_trouble()
+            raise HarnessError(f"{error}: {complaint}") from error
+    result = RunResult(
+        mode=mode,
+        driver=driver,
+        kernel=config.kernel,
+        memory_bytes=config.memory_bytes,
+        pages_total=found["pages_total"],
+        bytes_compared=found["bytes_compared"],
+        pages_dma_written=stats["x-oracle-written"],
+        pages_marked=stats["x-oracle-marked"],
+        pages_in_flight=stats["pages-in-flight"],
+        pages_lost=found["pages_lost"],
+        pages_uncovered=stats["x-oracle-uncovered"],
+        pages_overmarked=stats["x-oracle-overmarked"],
+        pages_last_pass=stats["last-pass-pages"],
+        answered_all_dirty=stats["answered-all-dirty"],
+        passes=info["ram"]["dirty-sync-count"],
+        ram_bytes_sent=info["ram"]["transferred"],
+        downtime_ms=info["downtime"],
+        guest_io_bytes=after.io_bytes - before.io_bytes,
+    )
+    return Outcome(result, found.get("pages_lost_outside_oracle", 0), errors, resumed)

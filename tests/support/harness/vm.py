@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""One QEMU with our guest in it."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import guest_image
+from .base import BUILD, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
+from .qmp import Qmp, QmpClosed
+
+PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
+PORTS = ("rp0", "rp1")
+
+
+@dataclass(frozen=True)
+class VmConfig:
+    """What differs between VMs; the same for source and destination of a run."""
+
+    kernel: str = "6.1"
+    drivers: tuple[str, ...] = ("e1000e", "virtio-blk")
+    memory_bytes: int = 512 << 20
+    cpus: int = 2
+    accel: str = "tcg"
+    qemu: str = "qemu-system-x86_64"
+    covered: bool = True  # devices below the ports, or on the root bus
+    load_module: bool = True
+    port_options: str = ""  # more properties of the ports, ",name=value..."
+    disk_kib_per_second: int = 6144
+    cpu_pages_per_second: int = 300
+    plugins: tuple[Path, ...] = (PLUGIN,)
+
+    def workload(self) -> str:
+        """The guest program's arguments."""
+        words = [f"cpu={self.cpu_pages_per_second}"]
+        if "virtio-blk" in self.drivers:
+            words.append(f"disk=/dev/vda:{self.disk_kib_per_second}")
+        if "e1000e" in self.drivers:
+            words.append("net=eth0")
+        return ",".join(words)
+
+    def command_line(self, name: str, disk: Path, incoming: bool) -> list[str]:
+        """QEMU's arguments; sockets and logs are relative to the run's directory."""
+        kernel = BUILD / "kernels" / self.kernel
+        append = [
+            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off",
+            f"demo.pvdirty={int(self.load_module)} demo.load={self.workload()}",
+        ]
+        # kvmclock's page is written by KVM itself, past any dirty log.
+        cpu = "host,-kvmclock" if self.accel == "kvm" else "qemu64"
+        argv = [self.qemu]
+        for plugin in self.plugins:
+            argv += ["-plugin", f"file={_comma(plugin)}"]
+        argv += ["-machine", "q35,memory-backend=m0", "-accel", self.accel, "-cpu", cpu]
+        argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
+        argv += ["-m", f"{self.memory_bytes}b", "-smp", str(self.cpus)]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        argv += ["-kernel", str(kernel / "vmlinuz")]
+        argv += ["-initrd", str(guest_image.initrd(self.kernel)), "-append", " ".join(append)]
+        argv += ["-serial", f"file:{name}.serial", "-qmp", f"unix:{name}.qmp,server=on,wait=off"]
+        for number, port in enumerate(PORTS if self.plugins else ()):
+            argv += [
+                "-device",
+                f"pvdirty-root-port,id={port},chassis={number + 1},slot={number + 1}"
+                f",addr={number + 4}{self.port_options}",
+            ]
+        if "e1000e" in self.drivers:
+            bus = "rp0" if self.covered else "pcie.0"
+            argv += ["-netdev", f"stream,id=n0,server=on,addr.type=unix,addr.path={name}.net"]
+            argv += ["-device", f"e1000e,netdev=n0,bus={bus},romfile="]
+        if "virtio-blk" in self.drivers:
+            bus = "rp1" if self.covered else "pcie.0"
+            argv += ["-blockdev", f"driver=file,node-name=d0,filename={_comma(disk)}"]
+            argv += [
+                "-device",
+                f"virtio-blk-pci,drive=d0,bus={bus},iommu_platform=on,disable-legacy=on",
+            ]
+        if incoming:
+            argv += ["-incoming", "unix:migrate", "-S"]
+        return argv
+
+
+def _comma(path: Path) -> str:
+    """QEMU's option syntax doubles a comma that is meant."""
+    return str(path).replace(",", ",,")
+
+
+@dataclass
+class GuestLoad:
+    """One line of the guest's workload: its totals."""
+
+    values: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def io_bytes(self) -> int:
+        """Bytes that devices have moved."""
+        return self.values.get("disk_bytes", 0) + self.values.get("net_bytes", 0)
+
+    @property
+    def errors(self) -> int:
+        """Data that was not what it had to be."""
+        return self.values.get("errors", 0)
+
+
+class Vm:
+    """A running QEMU. A context manager: leaving it kills QEMU."""
+
+    def __init__(self, name: str, argv: list[str], directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self._qmp: Qmp | None = None
+        with self.log.open("wb") as log:
+            try:
+                self.process = subprocess.Popen(
+                    argv,
+                    cwd=directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=die_with_parent(),
+                )
+            except OSError as error:
+                raise HarnessError(
+                    f"cannot run {argv[0]} ({os.strerror(error.errno)}): install Debian's "
+                    "qemu-system-x86, or name a QEMU 7.2 with --qemu"
+                ) from error
+        try:
+            self._qmp = Qmp(directory / f"{name}.qmp", self.alive)
+        except QmpClosed as error:
+            self.kill()
+            raise HarnessError(self.complaint() or str(error)) from error
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> "Vm":
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    @property
+    def log(self) -> Path:
+        """What QEMU itself printed."""
+        return self.directory / f"{self.name}.log"
+
+    @property
+    def serial(self) -> str:
+        """What the guest printed so far."""
+        try:
+            return (self.directory / f"{self.name}.serial").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def alive(self) -> bool:
+        """Is QEMU still running?"""
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """Ends QEMU at once."""
+        if self._qmp:
+            self._qmp.close()
+            self._qmp = None
+        kill_group(self.process)
+
+    def complaint(self) -> str:
+        """QEMU's own words in one line: those that name pvdirty, else its last."""
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
+        lines = [re.sub(r"^\S*qemu-system\S*: ", "", line) for line in lines if line]
+        ours = [line for line in lines if "pvdirty" in line and "x-test-blind" not in line]
+        return "; ".join(dict.fromkeys(ours)) or (lines[-1] if lines else "")
+
+    def call(self, command: str, **arguments: Any) -> Any:
+        """A QMP command."""
+        if not self._qmp:
+            raise QmpClosed("QEMU is not running")
+        return self._qmp.call(command, **arguments)
+
+    def port(self, name: str, prop: str) -> Any:
+        """A property of a port, by QOM."""
+        return self.call("qom-get", path=f"/machine/peripheral/{name}", property=prop)
+
+    def load(self) -> GuestLoad:
+        """The workload's last complete line."""
+        lines = re.findall(r"PVDIRTY io (.*)\r?\n", self.serial)
+        if not lines:
+            return GuestLoad()
+        return GuestLoad({k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", lines[-1])})
+
+    def guest_trouble(self) -> str:
+        """What the guest says when it cannot go on, or ""."""
+        found = re.search(r"PVDIRTY fatal .*|Kernel panic.*", self.serial)
+        return found.group().strip() if found else ""
+
+    def wait(
+        self, what: str, condition: Callable[[], bool], timeout: float, tick: Callable[[], None]
+    ) -> None:
+        """Waits for something that this VM's guest does.
+
+        A timeout, or a guest or QEMU that fails meanwhile, is an error.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if not self.alive():
+                raise HarnessError(
+                    f"{self.name}: QEMU ended while waiting for {what}: "
+                    + (self.guest_trouble() or self.complaint() or "no message")
+                )
+            if trouble := self.guest_trouble():
+                raise HarnessError(f"{self.name}: while waiting for {what}: {trouble}")
+            if time.monotonic() > deadline:
+                raise HarnessError(
+                    f"{self.name}: no {what} in {timeout:.0f} s", EXIT_TIMEOUT
+                )
+            tick()
+            time.sleep(0.1)
