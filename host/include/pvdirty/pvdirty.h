@@ -18,6 +18,9 @@
 
 #ifdef __cplusplus
 extern "C" {
+#define PVD_NOEXCEPT noexcept /* exhausted memory ends the process */
+#else
+#define PVD_NOEXCEPT
 #endif
 
 struct pvd_domain; /* all ports of a VM, their common log, the session */
@@ -26,8 +29,8 @@ struct pvd_device; /* one covered PCI function, bridges excepted */
 
 /** A host view of guest RAM that stays valid until it is released. */
 struct pvd_ram {
-	void *host;   /* address of the first byte, NULL: refused */
-	void *region; /* the VMM's handle for the region that holds it */
+    void* host;   /* address of the first byte, NULL: refused */
+    void* region; /* the VMM's handle for the region that holds it */
 };
 
 /**
@@ -36,20 +39,20 @@ struct pvd_ram {
  * the library, except where said.
  */
 struct pvd_vmm_ops {
-	/**
-	 * Host view of [gpa, gpa + len), which must lie in one region of
-	 * writable, migratable guest RAM; host is NULL otherwise. The region
-	 * stays mapped until ram_release().
-	 */
-	struct pvd_ram (*ram_hold)(void *opaque, uint64_t gpa, uint64_t len);
-	void (*ram_release)(void *opaque, struct pvd_ram ram);
-	/** The host wrote to guest RAM: it is dirty like after any write. */
-	void (*ram_written)(void *opaque, uint64_t gpa, uint64_t len);
-	/**
-	 * PCI routing id (bus << 8 | devfn) that the guest now uses for a
-	 * covered device, or -1 while it has not been enumerated.
-	 */
-	int (*device_rid)(void *opaque, void *device_opaque);
+    /**
+     * Host view of [gpa, gpa + len), which must lie in one region of
+     * writable, migratable guest RAM; host is NULL otherwise. The region
+     * stays mapped until ram_release().
+     */
+    struct pvd_ram (*ram_hold)(void* opaque, uint64_t gpa, uint64_t len);
+    void (*ram_release)(void* opaque, struct pvd_ram ram);
+    /** The host wrote to guest RAM: it is dirty like after any write. */
+    void (*ram_written)(void* opaque, uint64_t gpa, uint64_t len);
+    /**
+     * PCI routing id (bus << 8 | devfn) that the guest now uses for a
+     * covered device, or -1 while it has not been enumerated.
+     */
+    int (*device_rid)(void* opaque, void* device_opaque);
 };
 
 /**
@@ -57,9 +60,9 @@ struct pvd_vmm_ops {
  * @id: what the ports' capabilities show as domain id
  * @returns never NULL; free with pvd_domain_free() after its ports
  */
-struct pvd_domain *pvd_domain_new(const struct pvd_vmm_ops *ops, void *opaque,
-				  uint32_t id);
-void pvd_domain_free(struct pvd_domain *d);
+struct pvd_domain* pvd_domain_new(const struct pvd_vmm_ops* ops, void* opaque,
+                                  uint32_t id) PVD_NOEXCEPT;
+void pvd_domain_free(struct pvd_domain* d) PVD_NOEXCEPT;
 
 /* ---- ports and their capability ------------------------------------------ */
 
@@ -68,17 +71,17 @@ void pvd_domain_free(struct pvd_domain *d);
  * @name: for messages, copied
  * @host_features: 1u << PVDIRTY_F_*
  */
-struct pvd_port *pvd_port_new(struct pvd_domain *d, const char *name,
-			      uint32_t host_features);
+struct pvd_port* pvd_port_new(struct pvd_domain* d, const char* name,
+                              uint32_t host_features) PVD_NOEXCEPT;
 /** Unplugs the port: it leaves the log, its devices are forgotten. */
-void pvd_port_free(struct pvd_port *p);
+void pvd_port_free(struct pvd_port* p) PVD_NOEXCEPT;
 
 /**
  * The capability as the guest reads it: PVDIRTY_CAP_LEN bytes of struct
  * pvdirty_cap whose cap_vndr and cap_next are 0 (they are the VMM's). Changed
  * by any call on any port of the domain.
  */
-const uint8_t *pvd_port_config(const struct pvd_port *p);
+const uint8_t* pvd_port_config(const struct pvd_port* p) PVD_NOEXCEPT;
 
 /**
  * The guest writes to the capability.
@@ -87,29 +90,28 @@ const uint8_t *pvd_port_config(const struct pvd_port *p);
  * Any value of any argument is safe; what the format does not allow is ignored
  * or answered in the error register.
  */
-void pvd_port_config_write(struct pvd_port *p, uint32_t offset, uint32_t value,
-			   uint32_t len);
+void pvd_port_config_write(struct pvd_port* p, uint32_t offset, uint32_t value,
+                           uint32_t len) PVD_NOEXCEPT;
 
 /** System or bus reset: the port unregisters. */
-void pvd_port_reset(struct pvd_port *p);
+void pvd_port_reset(struct pvd_port* p) PVD_NOEXCEPT;
 
 /**
  * The guest enumerates the port anew (BAR sizing): a new kernel is running
  * that knows nothing of the registration. Drops the domain's registration.
  */
-void pvd_port_enumerated(struct pvd_port *p);
+void pvd_port_enumerated(struct pvd_port* p) PVD_NOEXCEPT;
 
 /**
  * A PCI function, not a bridge, appeared below a port, at any depth.
  * @name: for messages, copied
  * @opaque: handed to device_rid()
  */
-struct pvd_device *pvd_device_add(struct pvd_port *p, const char *name,
-				  void *opaque);
-void pvd_device_remove(struct pvd_device *dev);
+struct pvd_device* pvd_device_add(struct pvd_port* p, const char* name, void* opaque) PVD_NOEXCEPT;
+void pvd_device_remove(struct pvd_device* dev) PVD_NOEXCEPT;
 
 /** Guest RAM goes away; the log is dropped if it lies in it. */
-void pvd_ram_removed(struct pvd_domain *d, uint64_t gpa, uint64_t len);
+void pvd_ram_removed(struct pvd_domain* d, uint64_t gpa, uint64_t len) PVD_NOEXCEPT;
 
 /* ---- completeness --------------------------------------------------------- */
 
@@ -119,45 +121,46 @@ void pvd_ram_removed(struct pvd_domain *d, uint64_t gpa, uint64_t len);
  * @why: filled with one line that names the device and the reason when not;
  *       may be NULL
  */
-bool pvd_domain_complete(struct pvd_domain *d, char *why, size_t why_len);
+bool pvd_domain_complete(struct pvd_domain* d, char* why, size_t why_len) PVD_NOEXCEPT;
 
 /* ---- logging and sessions ------------------------------------------------- */
 
 /** Who wants marks. The guest sees logging while anybody does. */
 enum pvd_logger {
-	PVD_LOGGER_DIRTY_LOG, /* the VMM's global dirty log */
-	PVD_LOGGER_SESSION,   /* a migration, from setup to its end */
+    PVD_LOGGER_DIRTY_LOG, /* the VMM's global dirty log */
+    PVD_LOGGER_SESSION,   /* a migration, from setup to its end */
 };
 
 /**
  * Starts or stops logging for one user; starting what is started, or stopping
  * what is stopped, does nothing. On return from a start, logging is published
- * and fenced: any RAM read from now on is of use to the first pass. The start
- * of a session also discards marks left over from before, evaluates
- * completeness anew and zeroes the session's statistics.
+ * and fenced: any RAM read from now on is of use to the first pass. The first
+ * start also discards marks left over from before, and evaluates completeness
+ * anew, like every start of a session, which zeroes the session's statistics
+ * too.
  */
-void pvd_logging(struct pvd_domain *d, enum pvd_logger who, bool on);
+void pvd_logging(struct pvd_domain* d, enum pvd_logger who, bool on) PVD_NOEXCEPT;
 
 /**
  * The VM starts to run here (again): what the log says of logging is brought
  * in line with who wants marks on this host. Needed after an incoming
  * migration, harmless otherwise.
  */
-void pvd_domain_running(struct pvd_domain *d);
+void pvd_domain_running(struct pvd_domain* d) PVD_NOEXCEPT;
 
 /** Where a harvest puts pages: 64 of them per call, aligned, as a mask. */
-typedef void pvd_pages_fn(void *opaque, uint64_t first_pfn, uint64_t mask);
+typedef void pvd_pages_fn(void* opaque, uint64_t first_pfn, uint64_t mask);
 
 struct pvd_sink {
-	pvd_pages_fn *in_flight; /* may be NULL: not wanted */
-	pvd_pages_fn *marked;    /* may be NULL: harvested and dropped */
-	void *opaque;
+    pvd_pages_fn* in_flight; /* may be NULL: not wanted */
+    pvd_pages_fn* marked;    /* may be NULL: harvested and dropped */
+    void* opaque;
 };
 
 struct pvd_harvest_result {
-	uint64_t pages_marked;    /* taken by this harvest */
-	uint64_t pages_in_flight; /* at this harvest */
-	bool all_dirty;           /* latched: the final pass must send all RAM */
+    uint64_t pages_marked;    /* taken by this harvest */
+    uint64_t pages_in_flight; /* at this harvest */
+    bool all_dirty;           /* latched: the final pass must send all RAM */
 };
 
 /**
@@ -166,36 +169,36 @@ struct pvd_harvest_result {
  * Without a registered log it reports no pages, and all_dirty if any covered
  * device is present.
  */
-struct pvd_harvest_result pvd_harvest(struct pvd_domain *d,
-				      const struct pvd_sink *sink);
+struct pvd_harvest_result pvd_harvest(struct pvd_domain* d,
+                                      const struct pvd_sink* sink) PVD_NOEXCEPT;
 
 /** Is this page in flight now (or unknown)? */
-bool pvd_page_in_flight(struct pvd_domain *d, uint64_t pfn);
+bool pvd_page_in_flight(struct pvd_domain* d, uint64_t pfn) PVD_NOEXCEPT;
 
 /**
  * Pages that only the final pass will add, as of the last harvest: those in
  * flight, or UINT64_MAX once all is dirty. From any thread.
  */
-uint64_t pvd_domain_pending(const struct pvd_domain *d);
+uint64_t pvd_domain_pending(const struct pvd_domain* d) PVD_NOEXCEPT;
 
 struct pvd_stats {
-	bool registered;
-	bool logging;
-	uint64_t log_addr;
-	uint64_t log_pages;
-	uint64_t sections;
-	uint64_t harvests;           /* of the current or last session */
-	uint64_t pages_marked;       /* sum over its harvests */
-	uint64_t pages_in_flight;    /* at its last harvest */
-	uint64_t answered_all_dirty; /* harvests that answered so */
+    bool registered;
+    bool logging;
+    uint64_t log_addr;
+    uint64_t log_pages;
+    uint64_t sections;
+    uint64_t harvests;           /* of the current or last session */
+    uint64_t pages_marked;       /* sum over its harvests */
+    uint64_t pages_in_flight;    /* at its last harvest */
+    uint64_t answered_all_dirty; /* harvests that answered so */
 };
-void pvd_domain_stats(const struct pvd_domain *d, struct pvd_stats *out);
+void pvd_domain_stats(const struct pvd_domain* d, struct pvd_stats* out) PVD_NOEXCEPT;
 
 /**
  * Why all is dirty: the first thing that was latched in this session, or "".
  * Valid until the next call on the domain.
  */
-const char *pvd_domain_latched(const struct pvd_domain *d);
+const char* pvd_domain_latched(const struct pvd_domain* d) PVD_NOEXCEPT;
 
 /* ---- the port's state in a migration stream ------------------------------- */
 
@@ -203,7 +206,7 @@ const char *pvd_domain_latched(const struct pvd_domain *d);
 #define PVD_PORT_STATE_LEN 64
 
 /** Saves a port: registers and its part in the registration, no RAM. */
-void pvd_port_save(const struct pvd_port *p, uint8_t out[PVD_PORT_STATE_LEN]);
+void pvd_port_save(const struct pvd_port* p, uint8_t out[PVD_PORT_STATE_LEN]) PVD_NOEXCEPT;
 
 /**
  * Loads what pvd_port_save() wrote, on a host that may offer other features.
@@ -214,8 +217,8 @@ void pvd_port_save(const struct pvd_port *p, uint8_t out[PVD_PORT_STATE_LEN]);
  * @returns false: unknown version, or the guest uses a feature that this port
  *          does not offer. The port is reset then.
  */
-bool pvd_port_load(struct pvd_port *p, const uint8_t *in, size_t len, char *why,
-		   size_t why_len);
+bool pvd_port_load(struct pvd_port* p, const uint8_t* in, size_t len, char* why,
+                   size_t why_len) PVD_NOEXCEPT;
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The C API: a thin shim over pvdirty::Domain. Every function is noexcept: the only exception that
+ * can reach it is exhausted memory, which ends the process as it does in the VMMs that use this.
+ */
+#include "pvdirty/pvdirty.h"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "pvdirty/domain.hpp"
+
+static_assert(PVD_PORT_STATE_LEN == pvdirty::port_state_len);
+
+namespace {
+
+/** Guest RAM through the VMM's callbacks. */
+class VmmMemory final : public pvdirty::GuestMemory {
+public:
+    VmmMemory(const pvd_vmm_ops& ops, void* opaque) noexcept : ops_(ops), opaque_(opaque) {}
+
+    pvdirty::HeldRam hold(std::uint64_t gpa, std::uint64_t len) noexcept override {
+        const pvd_ram ram = ops_.ram_hold(opaque_, gpa, len);
+        return {static_cast<std::byte*>(ram.host), ram.region};
+    }
+    void release(pvdirty::HeldRam ram) noexcept override {
+        ops_.ram_release(opaque_, {ram.host, ram.region});
+    }
+    void written(std::uint64_t gpa, std::uint64_t len) noexcept override {
+        ops_.ram_written(opaque_, gpa, len);
+    }
+    [[nodiscard]] int rid(void* device_opaque) const noexcept {
+        return ops_.device_rid(opaque_, device_opaque);
+    }
+
+private:
+    pvd_vmm_ops ops_;
+    void* opaque_;
+};
+
+void copy_text(const std::string& text, char* out, std::size_t len) noexcept {
+    if (out == nullptr || len == 0) {
+        return;
+    }
+    const std::size_t n = std::min(text.size(), len - 1);
+    std::memcpy(out, text.data(), n);
+    out[n] = '\0';
+}
+
+} // namespace
+
+struct pvd_domain {
+    VmmMemory memory;
+    pvdirty::Domain domain;
+
+    pvd_domain(const pvd_vmm_ops& ops, void* opaque, std::uint32_t id) noexcept
+        : memory(ops, opaque), domain(memory, id) {}
+};
+
+struct pvd_port {
+    pvd_domain& owner;
+    pvdirty::Port& port;
+};
+
+struct pvd_device {
+    pvd_domain& owner;
+    pvdirty::Device& device;
+};
+
+// The prototypes are in pvdirty.h; noexcept is ours, so that no exception crosses into C.
+struct pvd_domain* pvd_domain_new(const struct pvd_vmm_ops* ops, void* opaque,
+                                  uint32_t id) noexcept {
+    return new pvd_domain(*ops, opaque, id);
+}
+
+void pvd_domain_free(struct pvd_domain* d) noexcept {
+    delete d;
+}
+
+struct pvd_port* pvd_port_new(struct pvd_domain* d, const char* name,
+                              uint32_t host_features) noexcept {
+    return new pvd_port{*d, d->domain.add_port(name, host_features)};
+}
+
+void pvd_port_free(struct pvd_port* p) noexcept {
+    p->owner.domain.remove_port(p->port);
+    delete p;
+}
+
+const uint8_t* pvd_port_config(const struct pvd_port* p) noexcept {
+    return p->port.capability().bytes().data();
+}
+
+void pvd_port_config_write(struct pvd_port* p, uint32_t offset, uint32_t value,
+                           uint32_t len) noexcept {
+    p->port.write(offset, value, len);
+}
+
+void pvd_port_reset(struct pvd_port* p) noexcept {
+    p->port.reset();
+}
+
+void pvd_port_enumerated(struct pvd_port* p) noexcept {
+    p->port.enumerated();
+}
+
+struct pvd_device* pvd_device_add(struct pvd_port* p, const char* name, void* opaque) noexcept {
+    const VmmMemory& memory = p->owner.memory;
+    return new pvd_device{p->owner, p->owner.domain.add_device(p->port, name, [&memory, opaque] {
+                              return memory.rid(opaque);
+                          })};
+}
+
+void pvd_device_remove(struct pvd_device* dev) noexcept {
+    dev->owner.domain.remove_device(dev->device);
+    delete dev;
+}
+
+void pvd_ram_removed(struct pvd_domain* d, uint64_t gpa, uint64_t len) noexcept {
+    d->domain.ram_removed(gpa, len);
+}
+
+bool pvd_domain_complete(struct pvd_domain* d, char* why, size_t why_len) noexcept {
+    const auto reason = d->domain.why_incomplete();
+    copy_text(reason.value_or(""), why, why_len);
+    return !reason;
+}
+
+void pvd_logging(struct pvd_domain* d, enum pvd_logger who, bool on) noexcept {
+    d->domain.set_logging(
+        who == PVD_LOGGER_SESSION ? pvdirty::Logger::session : pvdirty::Logger::dirty_log, on);
+}
+
+void pvd_domain_running(struct pvd_domain* d) noexcept {
+    d->domain.running();
+}
+
+struct pvd_harvest_result pvd_harvest(struct pvd_domain* d, const struct pvd_sink* sink) noexcept {
+    const pvdirty::HarvestResult result =
+        d->domain.harvest({sink->in_flight, sink->opaque}, {sink->marked, sink->opaque});
+    return {result.pages_marked, result.pages_in_flight, result.all_dirty};
+}
+
+bool pvd_page_in_flight(struct pvd_domain* d, uint64_t pfn) noexcept {
+    return d->domain.page_in_flight(pfn);
+}
+
+uint64_t pvd_domain_pending(const struct pvd_domain* d) noexcept {
+    return d->domain.pending();
+}
+
+void pvd_domain_stats(const struct pvd_domain* d, struct pvd_stats* out) noexcept {
+    const pvdirty::Statistics& statistics = d->domain.statistics();
+    const auto& log = d->domain.log();
+    *out = {.registered = log.has_value(),
+            .logging = d->domain.logging(),
+            .log_addr = log ? log->addr() : 0,
+            .log_pages = log ? log->pages() : 0,
+            .sections = log ? log->sections() : 0,
+            .harvests = statistics.harvests,
+            .pages_marked = statistics.pages_marked,
+            .pages_in_flight = statistics.pages_in_flight,
+            .answered_all_dirty = statistics.answered_all_dirty};
+}
+
+const char* pvd_domain_latched(const struct pvd_domain* d) noexcept {
+    return d->domain.latched().c_str();
+}
+
+void pvd_port_save(const struct pvd_port* p, uint8_t out[PVD_PORT_STATE_LEN]) noexcept {
+    p->port.save(std::span<std::uint8_t, PVD_PORT_STATE_LEN>(out, PVD_PORT_STATE_LEN));
+}
+
+bool pvd_port_load(struct pvd_port* p, const uint8_t* in, size_t len, char* why,
+                   size_t why_len) noexcept {
+    const auto loaded = p->port.load({in, len});
+    copy_text(loaded ? std::string() : loaded.error(), why, why_len);
+    return loaded.has_value();
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+/* Ports, devices and the registration of the log. */
+#include "pvdirty/domain.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "pvdirty/error.hpp"
+
+namespace pvdirty {
+
+std::string Device::label() const {
+    return name_ + " (below " + port_.name() + ")";
+}
+
+Port::Port(Domain& domain, std::string name, std::uint32_t host_features)
+    : domain_(domain), name_(std::move(name)), capability_(host_features, domain.id()) {}
+
+void Port::write(std::uint32_t offset, std::uint32_t value, std::uint32_t len) {
+    capability_.write(offset, value, len, *this);
+}
+
+void Port::reset() {
+    leave();
+    capability_.reset();
+}
+
+void Port::enumerated() {
+    domain_.drop_registration(PVDIRTY_OK);
+}
+
+void Port::save(std::span<std::uint8_t, port_state_len> out) const noexcept {
+    capability_.save(out);
+}
+
+tl::expected<void, std::string> Port::load(std::span<const std::uint8_t> in) {
+    domain_.leave_log(*this);
+    if (auto loaded = capability_.load(in); !loaded) {
+        domain_.latch(name_ + ": " + loaded.error());
+        return loaded;
+    }
+    if (!capability_.registered() || !capability_.registration().wants_log()) {
+        return {};
+    }
+    // The logging word stays as it came: both sides' RAM is equal until this one runs.
+    const pvdirty_error error = domain_.join_log(*this, capability_.registration(), false);
+    if (error != PVDIRTY_OK) {
+        capability_.revoke(error);
+        domain_.latch(name_ + ": the log is refused here: " + std::string(describe(error)));
+    }
+    return {};
+}
+
+pvdirty_error Port::enter(const Registration& registration) {
+    if (registration.wants_log()) {
+        const pvdirty_error error = domain_.join_log(*this, registration, true);
+        if (error != PVDIRTY_OK) {
+            return error;
+        }
+    }
+    domain_.latch(name_ + ": the guest registered the port while pages were logged");
+    return PVDIRTY_OK;
+}
+
+void Port::leave() {
+    domain_.leave_log(*this);
+    domain_.latch(name_ + ": the port was reset, or the guest left it");
+}
+
+Port& Domain::add_port(std::string name, std::uint32_t host_features) {
+    return ports_.emplace_back(*this, std::move(name), host_features);
+}
+
+void Domain::remove_port(Port& port) {
+    if (port.capability().registered()) {
+        port.leave();
+    }
+    devices_.remove_if([&](const Device& device) { return &device.port() == &port; });
+    ports_.remove_if([&](const Port& other) { return &other == &port; });
+}
+
+Device& Domain::add_device(Port& port, std::string name, RidFunction rid) {
+    Device& device = devices_.emplace_back(port, std::move(name), std::move(rid));
+    exposed_ = true;
+    latch(device.label() + ": plugged in while pages were logged");
+    return device;
+}
+
+void Domain::ram_removed(std::uint64_t gpa, std::uint64_t len) {
+    if (log_ && log_->uses(gpa, len)) {
+        drop_registration(PVDIRTY_E_LOG_GONE);
+    }
+}
+
+/* Attaches the log, or joins the one that is there. */
+pvdirty_error Domain::join_log(Port& port, const Registration& registration, bool publish) {
+    if (log_) {
+        if (log_->addr() != registration.log_addr || log_->pages() != registration.log_pages) {
+            return PVDIRTY_E_LOG_BUSY;
+        }
+    } else {
+        auto log = Log::attach(memory_, registration.log_addr, registration.log_pages);
+        if (!log) {
+            return log.error();
+        }
+        log_ = std::move(*log);
+        gaps_seen_ = log_->gaps();
+        if (publish) {
+            running();
+        }
+    }
+    port.uses_log_ = true;
+    return PVDIRTY_OK;
+}
+
+void Domain::leave_log(Port& port) {
+    const bool used = std::exchange(port.uses_log_, false);
+    if (used && std::none_of(ports_.begin(), ports_.end(),
+                             [](const Port& other) { return other.uses_log_; })) {
+        drop_log();
+    }
+}
+
+/*
+ * Nothing is written to the log here: its memory may belong to somebody else by now (a new kernel,
+ * firmware). A logging word that stays 1 only makes the guest mark for nobody.
+ */
+void Domain::drop_log() {
+    log_.reset();
+    for (Device& device : devices_) {
+        device.tracked_rid_ = -1;
+    }
+}
+
+/* All ports at once; error PVDIRTY_OK puts their registers back to power-on values. */
+void Domain::drop_registration(pvdirty_error error) {
+    bool any = false;
+    for (Port& port : ports_) {
+        any = any || port.capability_.registered();
+        if (error == PVDIRTY_OK) {
+            continue;
+        }
+        if (port.uses_log_) {
+            port.capability_.revoke(error);
+        }
+    }
+    if (!any) {
+        return; // firmware and the first kernel enumerate the ports too
+    }
+    for (Port& port : ports_) {
+        port.uses_log_ = false;
+        if (error == PVDIRTY_OK) {
+            port.capability_.reset();
+        }
+    }
+    drop_log();
+    latch(error == PVDIRTY_OK ? "a new kernel enumerates the ports: the registration is dropped"
+                              : std::string(describe(error)));
+}
+
+} // namespace pvdirty
