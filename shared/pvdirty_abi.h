@@ -171,7 +171,8 @@ enum pvdirty_dev_reason {
  * @logging: 1 while the host wants marks; only the host writes this line
  * @incomplete: bits PVDIRTY_I_*; the guest sets them and never clears them,
  *	before the DMA address that it cannot track is returned to the driver
- * @gaps: raised by the guest before any device stops being tracked
+ * @gaps: raised by the guest before any device stops being tracked, and after
+ *	its entry in @devices has ceased to say so
  * @devices: PVDIRTY_DEV words, one for each PCI function (bridges apart) that
  *	the guest sees below a port; a free entry may stand anywhere
  */
