@@ -15,9 +15,10 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define ARENA_PAGES 4096u /* 16 MiB for each thread */
+#define ARENA_PAGES 8192u /* 32 MiB for each thread */
 #define LONGEST_PAGES 16u /* 64 KiB in one request */
 #define WRITE_EVERY 4u
+#define SWEEP 4u /* pages looked at again for each page read */
 
 /* What a page of the arena must hold. */
 struct expected {
@@ -35,6 +36,7 @@ struct disk {
 	struct expected *expected;
 	uint8_t *out; /* written by the CPU, read by the device */
 	uint32_t cursor;
+	uint32_t swept;
 	uint64_t random;
 };
 
@@ -52,7 +54,7 @@ static uint32_t next_random(struct disk *d, uint32_t below)
 	return (uint32_t)((d->random >> 16) % below);
 }
 
-/* Does the arena still hold what was read into it a round ago? */
+/* Does the arena still hold what was read into it long ago? */
 static void check(const struct disk *d, uint32_t page)
 {
 	const struct expected *e = &d->expected[page];
@@ -61,13 +63,23 @@ static void check(const struct disk *d, uint32_t page)
 
 	if (!e->valid)
 		return;
-	atomic_fetch_add(&counters.checked_pages, 1);
 	for (i = 0; i < PAGE / 8; i++) {
 		if (words[i] == word_at(d, e->block, e->generation, i))
 			continue;
 		report_error("disk block %u generation %u: word %u of buffer page %u is %#llx",
 			     e->block, e->generation, i, page, (unsigned long long)words[i]);
 		return;
+	}
+}
+
+static void sweep(struct disk *d, uint32_t pages)
+{
+	for (; pages; pages--) {
+		check(d, d->swept++);
+		if (d->swept == ARENA_PAGES) {
+			d->swept = 0;
+			atomic_fetch_add(&counters.disk_sweeps, 1);
+		}
 	}
 }
 
@@ -95,10 +107,8 @@ static void read_blocks(struct disk *d, uint32_t block, uint32_t count)
 		d->cursor = 0;
 	page = d->cursor;
 	d->cursor += count;
-	for (b = 0; b < count; b++) {
-		check(d, page + b);
+	for (b = 0; b < count; b++)
 		d->expected[page + b].valid = 0;
-	}
 	if (pread(d->fd, d->arena + (size_t)page * PAGE, (size_t)count * PAGE,
 		  (off_t)(d->first + (uint64_t)block * PAGE)) != (ssize_t)count * PAGE) {
 		report_error("disk read of %u blocks at %u: %s", count, block, strerror(errno));
@@ -142,6 +152,7 @@ void *disk_thread(void *disk_args)
 			pace_wait(&pace, (uint64_t)count * PAGE);
 		}
 		read_blocks(&d, block, count);
+		sweep(&d, SWEEP * count);
 		atomic_fetch_add(&counters.disk_bytes, (uint64_t)count * PAGE);
 		pace_wait(&pace, (uint64_t)count * PAGE);
 	}

@@ -20,7 +20,7 @@ struct counters {
 	_Atomic uint64_t net_bytes;
 	_Atomic uint64_t net_lost; /* frames missing in the sequence: no error */
 	_Atomic uint64_t cpu_pages;
-	_Atomic uint64_t checked_pages;
+	_Atomic uint64_t disk_sweeps; /* times all of a thread's buffers were checked */
 	_Atomic uint64_t errors;
 };
 

@@ -144,12 +144,12 @@ int main(int argc, char **argv)
 	for (;;) {
 		sleep_for(0.5);
 		printf("PVDIRTY io disk_bytes=%llu net_bytes=%llu net_lost=%llu cpu_pages=%llu "
-		       "checked_pages=%llu errors=%llu\n",
+		       "disk_sweeps=%llu errors=%llu\n",
 		       (unsigned long long)counters.disk_bytes,
 		       (unsigned long long)counters.net_bytes,
 		       (unsigned long long)counters.net_lost,
 		       (unsigned long long)counters.cpu_pages,
-		       (unsigned long long)counters.checked_pages,
+		       (unsigned long long)counters.disk_sweeps,
 		       (unsigned long long)counters.errors);
 	}
 }

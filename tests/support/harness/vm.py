@@ -18,6 +18,9 @@ from .qmp import Qmp, QmpClosed
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
 PORTS = ("rp0", "rp1")
 
+# A message of the plug-in, without the option that QEMU puts before it.
+_OURS = re.compile(r"\bpvdirty(?:-[\w-]+)?: .*")
+
 
 @dataclass(frozen=True)
 class VmConfig:
@@ -178,7 +181,8 @@ class Vm:
         """QEMU's own words in one line: those that name pvdirty, else its last."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
         lines = [re.sub(r"^\S*qemu-system\S*: ", "", line) for line in lines if line]
-        ours = [line for line in lines if "pvdirty" in line and "x-test-blind" not in line]
+        lines = [line for line in lines if not line.startswith(("info:", "warning:"))]
+        ours = [found.group() for line in lines if (found := _OURS.search(line))]
         return "; ".join(dict.fromkeys(ours)) or (lines[-1] if lines else "")
 
     def call(self, command: str, **arguments: Any) -> Any:
