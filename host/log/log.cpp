@@ -53,17 +53,14 @@ tl::expected<Log, pvdirty_error> Log::attach(GuestMemory& memory, std::uint64_t 
     if (!log.control_) {
         return tl::unexpected(PVDIRTY_E_LOG_ADDR);
     }
-    // version and reserved0 are one word, as the version has one value; then come 52 zero bytes.
+    const auto version =
+        GuestWord<std::uint16_t>(
+            reinterpret_cast<std::uint16_t*>(log.control_.host() + offsetof(pvdirty_log, version)))
+            .load();
     if (control_word(log.control_, offsetof(pvdirty_log, signature)).load() !=
             PVDIRTY_LOG_SIGNATURE ||
-        control_word(log.control_, offsetof(pvdirty_log, version)).load() != PVDIRTY_VERSION) {
+        version != PVDIRTY_VERSION) {
         return tl::unexpected(PVDIRTY_E_LOG_HEADER);
-    }
-    for (std::size_t at = offsetof(pvdirty_log, reserved1); at < offsetof(pvdirty_log, logging);
-         at += sizeof(std::uint32_t)) {
-        if (control_word(log.control_, at).load() != 0) {
-            return tl::unexpected(PVDIRTY_E_LOG_HEADER);
-        }
     }
     const std::uint32_t nsections =
         control_word(log.control_, offsetof(pvdirty_log, nsections)).load();
