@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Covered devices: which there are, whether each is tracked, and why not. The
+ * host reads it in the log's device table and trusts no silence, so a device
+ * is said to be tracked only after all was checked, and not to be tracked, with
+ * a gap raised, before it ceases to be.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/workqueue.h>
+
+#include "pvdirty.h"
+#include "trace.h"
+
+/* How often devices that wait for their last unmap are looked at. */
+#define REAP_INTERVAL HZ
+
+static void reap(struct work_struct *work);
+static DECLARE_DELAYED_WORK(reap_work, reap);
+
+static const char *const reason_text[] = {
+	[PVDIRTY_R_NONE] = "no reason",
+	[PVDIRTY_R_NO_DRIVER] = "no driver",
+	[PVDIRTY_R_EARLY_DRIVER] = "driver was bound before pvdirty came",
+	[PVDIRTY_R_IOMMU] = "a virtual IOMMU translates its DMA",
+	[PVDIRTY_R_USER_DMA] = "driven from user space",
+	[PVDIRTY_R_COHERENT_MEM] = "has coherent memory of its own",
+	[PVDIRTY_R_OTHER_OPS] = "has other DMA operations",
+	[PVDIRTY_R_NO_MEMORY] = "no memory for the layer",
+	[PVDIRTY_R_NO_LOG] = "its port takes no complete log",
+};
+
+const char *pvd_reason_text(u8 reason)
+{
+	return reason < ARRAY_SIZE(reason_text) ? reason_text[reason] : "?";
+}
+
+static struct pvd_dev *find(const struct device *dev)
+{
+	struct pvd_dev *pd;
+
+	list_for_each_entry(pd, &pvdirty.devs, node) {
+		if (pd->dev == dev && !pd->gone)
+			return pd;
+	}
+	return NULL;
+}
+
+/* ---- what the host is told ------------------------------------------------- */
+
+/*
+ * Below a function that makes a PCI domain of its own (VMD) the routing id
+ * means nothing to the host, which knows the function only.
+ */
+static bool in_hosts_domain(const struct pvd_dev *pd)
+{
+	return !pd->port || pci_domain_nr(to_pci_dev(pd->dev)->bus) ==
+				    pci_domain_nr(pd->port->pdev->bus);
+}
+
+static int find_slot(void)
+{
+	int i;
+
+	for (i = 0; i < PVDIRTY_MAX_DEVICES; i++) {
+		if (!pvdirty.log.ctl->devices[i])
+			return i;
+	}
+	return -1;
+}
+
+/* Write the device's word, and have the host look at it. */
+static void publish(struct pvd_dev *pd)
+{
+	u32 word = 0;
+
+	if (!pvd_have_log())
+		return;
+	if (!in_hosts_domain(pd)) {
+		if (pd->state == PVDIRTY_DEV_UNTRACKED &&
+		    pd->reason != PVDIRTY_R_NO_DRIVER)
+			pvd_incomplete(&pvdirty.log, PVDIRTY_I_CHILD);
+		return;
+	}
+	if (pd->state != PVDIRTY_DEV_FREE) {
+		word = PVDIRTY_DEV(pci_dev_id(to_pci_dev(pd->dev)), pd->state,
+				   pd->reason);
+		if (pd->slot < 0)
+			pd->slot = find_slot();
+		if (pd->slot < 0) {
+			pr_warn("%s: more than %u devices, the log is incomplete from now on\n",
+				dev_name(pd->dev), PVDIRTY_MAX_DEVICES);
+			pvd_incomplete(&pvdirty.log, PVDIRTY_I_DEVICES);
+			return;
+		}
+	}
+	if (pd->slot < 0)
+		return;
+	WRITE_ONCE(pvdirty.log.ctl->devices[pd->slot], cpu_to_le32(word));
+	if (!word)
+		pd->slot = -1;
+	pvd_ports_notify();
+}
+
+static void say(const struct pvd_dev *pd)
+{
+	const char *name = dev_name(pd->dev);
+
+	if (pd->state == PVDIRTY_DEV_TRACKED)
+		pr_info("%s: tracked, driver %s\n", name,
+			pd->dev->driver->name);
+	else if (pd->state == PVDIRTY_DEV_FREE)
+		pr_info("%s: removed\n", name);
+	else if (pd->reason == PVDIRTY_R_NO_DRIVER)
+		pr_info("%s: covered, not tracked while it has no driver\n",
+			name);
+	else
+		pr_warn("%s: NOT tracked: %s\n", name,
+			pvd_reason_text(pd->reason));
+}
+
+static void set_state(struct pvd_dev *pd, u8 state, u8 reason)
+{
+	if (pd->state == state && pd->reason == reason)
+		return;
+	/* Before anything else changes; a full barrier follows it. */
+	if (pd->state == PVDIRTY_DEV_TRACKED && pvd_have_log())
+		pvd_gap(&pvdirty.log);
+	pd->state = state;
+	pd->reason = reason;
+	trace_pvdirty_device(dev_name(pd->dev), state, reason);
+	publish(pd);
+	say(pd);
+}
+
+void pvd_cover_log_ready(void)
+{
+	struct pvd_dev *pd;
+
+	list_for_each_entry(pd, &pvdirty.devs, node) {
+		if (!pd->gone)
+			publish(pd);
+	}
+}
+
+/* ---- life of a device ------------------------------------------------------ */
+
+/*
+ * Our code must stay while a driver may call it, and then until everything it
+ * mapped was given back: drivers free coherent memory long after removal.
+ */
+static bool pin(struct pvd_dev *pd)
+{
+	if (!pd->pinned)
+		pd->pinned = try_module_get(THIS_MODULE);
+	return pd->pinned;
+}
+
+static void unpin(struct pvd_dev *pd)
+{
+	if (pd->pinned)
+		module_put(THIS_MODULE);
+	pd->pinned = false;
+}
+
+static void drop(struct pvd_dev *pd)
+{
+	if (pd->layer) {
+		pvd_attach_remove(pd->layer);
+		pvd_attach_free(pd->layer);
+	}
+	unpin(pd);
+	put_device(pd->dev);
+	list_del(&pd->node);
+	kfree(pd);
+}
+
+static void reap_later(void)
+{
+	if (!pvdirty.stopping)
+		schedule_delayed_work(&reap_work, REAP_INTERVAL);
+}
+
+static void reap(struct work_struct *work)
+{
+	struct pvd_dev *pd, *next;
+	bool again = false;
+
+	mutex_lock(&pvdirty.lock);
+	list_for_each_entry_safe(pd, next, &pvdirty.devs, node) {
+		if (pd->bound || !pd->layer)
+			continue;
+		if (pvd_attach_outstanding(pd->layer)) {
+			again = true;
+			continue;
+		}
+		unpin(pd);
+		if (!pd->gone)
+			continue;
+		/* Whoever else holds the device could still map with it. */
+		if (kref_read(&pd->dev->kobj.kref) == 1)
+			drop(pd);
+		else
+			again = true;
+	}
+	if (again)
+		reap_later();
+	mutex_unlock(&pvdirty.lock);
+}
+
+/* Features that the device's port has negotiated. */
+static u32 features_of(const struct pvd_dev *pd)
+{
+	return pd->port ? pd->port->features : 0;
+}
+
+static void cover(struct device *dev, struct pvd_port *port)
+{
+	struct pvd_dev *pd = kzalloc(sizeof(*pd), GFP_KERNEL);
+
+	if (!pd) {
+		pr_warn("%s: NOT tracked: %s\n", dev_name(dev),
+			pvd_reason_text(PVDIRTY_R_NO_MEMORY));
+		if (pvd_have_log())
+			pvd_incomplete(&pvdirty.log, PVDIRTY_I_NO_MEMORY);
+		return;
+	}
+	pd->dev = get_device(dev);
+	pd->port = port;
+	pd->slot = -1;
+	list_add_tail(&pd->node, &pvdirty.devs);
+	if (dev->driver) {
+		pd->bound = true;
+		set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_EARLY_DRIVER);
+		return;
+	}
+	if (features_of(pd))
+		pd->layer = pvd_attach_new(dev);
+	set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
+}
+
+void pvd_cover_add(struct pci_dev *pdev)
+{
+	struct device *dev = &pdev->dev;
+	struct pvd_port *port;
+
+	if (pci_is_bridge(pdev))
+		return;
+	device_lock(dev);
+	mutex_lock(&pvdirty.lock);
+	port = pvd_port_above(dev);
+	if (port && !pvdirty.stopping && !find(dev))
+		cover(dev, port);
+	mutex_unlock(&pvdirty.lock);
+	device_unlock(dev);
+}
+
+/* Drivers that hand the device to user space, which maps without us. */
+static bool drives_user_dma(struct device *dev)
+{
+	return to_pci_driver(dev->driver)->driver_managed_dma ||
+	       !strcmp(dev->driver->name, "uio_pci_generic") ||
+	       !strcmp(dev->driver->name, "igb_uio");
+}
+
+static u8 bind(struct pvd_dev *pd)
+{
+	u8 reason;
+
+	if (!features_of(pd))
+		return PVDIRTY_R_NO_LOG;
+	/* A driver that came before us was there when the device came. */
+	if (!pd->layer)
+		pd->layer = pvd_attach_new(pd->dev);
+	if (!pd->layer)
+		return PVDIRTY_R_NO_MEMORY;
+	if (!pin(pd)) {
+		/* The module is going; the device must not reach our code. */
+		pvd_attach_remove(pd->layer);
+		return PVDIRTY_R_OTHER_OPS;
+	}
+	reason = pvd_attach_bind(pd->layer, features_of(pd));
+	return drives_user_dma(pd->dev) ? PVDIRTY_R_USER_DMA : reason;
+}
+
+void pvd_cover_bind(struct device *dev)
+{
+	struct pvd_dev *pd;
+	u8 reason;
+
+	mutex_lock(&pvdirty.lock);
+	pd = find(dev);
+	if (pd) {
+		pd->bound = true;
+		reason = bind(pd);
+		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
+				       PVDIRTY_DEV_TRACKED, reason);
+	}
+	mutex_unlock(&pvdirty.lock);
+}
+
+void pvd_cover_bound(struct device *dev)
+{
+	struct pvd_dev *pd;
+	u8 reason;
+
+	mutex_lock(&pvdirty.lock);
+	pd = find(dev);
+	if (pd && pd->state == PVDIRTY_DEV_TRACKED) {
+		reason = pvd_attach_check(pd->layer);
+		if (reason)
+			set_state(pd, PVDIRTY_DEV_UNTRACKED, reason);
+	}
+	mutex_unlock(&pvdirty.lock);
+}
+
+void pvd_cover_unbind(struct device *dev)
+{
+	struct pvd_dev *pd;
+
+	mutex_lock(&pvdirty.lock);
+	pd = find(dev);
+	if (pd)
+		set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
+	mutex_unlock(&pvdirty.lock);
+}
+
+void pvd_cover_unbound(struct device *dev)
+{
+	struct pvd_dev *pd;
+
+	mutex_lock(&pvdirty.lock);
+	pd = find(dev);
+	if (pd) {
+		/* A driver that failed to bind was never unbound. */
+		set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
+		pd->bound = false;
+		if (pd->pinned)
+			reap_later();
+	}
+	mutex_unlock(&pvdirty.lock);
+}
+
+void pvd_cover_removed(struct device *dev)
+{
+	struct pvd_dev *pd;
+
+	mutex_lock(&pvdirty.lock);
+	pd = find(dev);
+	if (pd) {
+		set_state(pd, PVDIRTY_DEV_FREE, PVDIRTY_R_NONE);
+		pd->gone = true;
+		pd->bound = false;
+		if (pd->layer)
+			reap_later();
+		else
+			drop(pd);
+	}
+	mutex_unlock(&pvdirty.lock);
+}
+
+void pvd_cover_child(struct device *dev)
+{
+	mutex_lock(&pvdirty.lock);
+	if (pvd_have_log() && pvd_port_above(dev)) {
+		pr_warn("%s: a platform device below a port may do DMA of its own, the log is incomplete from now on\n",
+			dev_name(dev));
+		pvd_incomplete(&pvdirty.log, PVDIRTY_I_CHILD);
+		pvd_ports_notify();
+	}
+	mutex_unlock(&pvdirty.lock);
+}
+
+/* Move the next device to a list of its own. */
+static struct pvd_dev *take_device(struct list_head *taken)
+{
+	struct pvd_dev *pd;
+
+	mutex_lock(&pvdirty.lock);
+	pd = list_first_entry_or_null(&pvdirty.devs, struct pvd_dev, node);
+	if (pd)
+		list_move(&pd->node, taken);
+	mutex_unlock(&pvdirty.lock);
+	return pd;
+}
+
+void pvd_cover_stop(void)
+{
+	struct pvd_dev *pd, *next;
+	LIST_HEAD(taken);
+
+	cancel_delayed_work_sync(&reap_work);
+	while ((pd = take_device(&taken))) {
+		device_lock(pd->dev);
+		if (pd->layer)
+			pvd_attach_remove(pd->layer);
+		device_unlock(pd->dev);
+	}
+	/*
+	 * The last unmap may have been counted by a task that was preempted
+	 * before it left our code.
+	 */
+	synchronize_rcu_tasks();
+	list_for_each_entry_safe(pd, next, &taken, node)
+		drop(pd);
+}

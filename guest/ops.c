@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tracking by a layer of dma_map_ops, for kernels that do not have the hook
+ * built in. The layer counts and marks, then calls the same DMA API on a
+ * shadow of the device that has no ops, so that dma-direct and swiotlb do the
+ * work as ever.
+ *
+ * Each device has an operations table of its own, so the way from the device
+ * to its layer is a container_of(). Pages are told from DMA addresses, after
+ * map and before unmap: a bounced page is then its slot, since that is what
+ * the device writes.
+ *
+ * Order: counted before the driver gets the address; marked and counted out
+ * before the address becomes invalid.
+ */
+#include <linux/dma-direct.h>
+#include <linux/dma-mapping.h>
+#include <linux/iommu.h>
+#include <linux/percpu.h>
+#include <linux/pfn.h>
+#include <linux/slab.h>
+
+#include "compat.h"
+#include "pvdirty.h"
+#include "touch.h"
+
+/**
+ * struct pvd_layer - the layer of one device.
+ * @ops: the device's dma_ops point here
+ * @shadow: what dma-direct sees; never added to the driver core
+ * @log: the log, or NULL when only touching was negotiated
+ * @touch: touch pages
+ * @dev: the device
+ * @held: mappings and allocations of any direction, sum over all CPUs
+ */
+struct pvd_layer {
+	struct dma_map_ops ops;
+	struct device shadow;
+	struct pvd_log *log;
+	bool touch;
+	struct device *dev;
+	long __percpu *held;
+};
+
+static inline struct pvd_layer *to_layer(struct device *dev)
+{
+	return container_of(dev->dma_ops, struct pvd_layer, ops);
+}
+
+/* ---- what is done with the pages of a mapping ----------------------------- */
+
+static inline bool device_writes(enum dma_data_direction dir)
+{
+	return dir == DMA_FROM_DEVICE || dir == DMA_BIDIRECTIONAL;
+}
+
+/* First and last page of a mapping, as core/ wants them. */
+static inline void to_pfns(struct pvd_layer *layer, dma_addr_t addr,
+			   size_t size, u64 *first, u64 *last)
+{
+	phys_addr_t phys = dma_to_phys(&layer->shadow, addr);
+
+	*first = PHYS_PFN(phys);
+	*last = PHYS_PFN(phys + size - 1);
+}
+
+static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
+{
+	u64 first, last;
+
+	if (unlikely(!layer->log || !size))
+		return;
+	to_pfns(layer, addr, size, &first, &last);
+	pvd_hold(layer->log, first, last);
+}
+
+static inline void touch(struct pvd_layer *layer, u64 first, u64 last)
+{
+	if (likely(!layer->touch))
+		return;
+	/* Without a log nobody can say whether the host is interested. */
+	if (!layer->log || pvd_logging(layer->log))
+		pvd_touch(first, last);
+}
+
+static inline void release(struct pvd_layer *layer, dma_addr_t addr,
+			   size_t size)
+{
+	u64 first, last;
+
+	if (unlikely(!size))
+		return;
+	to_pfns(layer, addr, size, &first, &last);
+	touch(layer, first, last);
+	if (likely(layer->log))
+		pvd_release(layer->log, first, last);
+}
+
+/* The driver is about to read a buffer that stays mapped. */
+static inline void sync(struct pvd_layer *layer, dma_addr_t addr, size_t size)
+{
+	u64 first, last;
+
+	if (unlikely(!size))
+		return;
+	to_pfns(layer, addr, size, &first, &last);
+	pvd_dma_rmb(); /* partner: the host's fence after it set logging */
+	touch(layer, first, last);
+	if (likely(layer->log) && pvd_logging(layer->log))
+		pvd_mark(layer->log, first, last);
+}
+
+/* An entry of a mapped list that describes guest RAM. */
+static inline bool sg_in_ram(struct scatterlist *sg)
+{
+	return sg_dma_len(sg) && !pvd_sg_is_bus_address(sg);
+}
+
+/* ---- the operations -------------------------------------------------------- */
+
+/* Drivers may set the mask of the device at any time. */
+static inline void take_coherent_mask(struct pvd_layer *layer)
+{
+	if (layer->shadow.coherent_dma_mask != layer->dev->coherent_dma_mask)
+		layer->shadow.coherent_dma_mask = layer->dev->coherent_dma_mask;
+}
+
+static void *op_alloc(struct device *dev, size_t size, dma_addr_t *handle,
+		      gfp_t gfp, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	void *vaddr;
+
+	take_coherent_mask(layer);
+	vaddr = dma_alloc_attrs(&layer->shadow, size, handle, gfp, attrs);
+	if (vaddr) {
+		this_cpu_inc(*layer->held);
+		hold(layer, *handle, size);
+	}
+	return vaddr;
+}
+
+static void op_free(struct device *dev, size_t size, void *vaddr,
+		    dma_addr_t handle, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	release(layer, handle, size);
+	dma_free_attrs(&layer->shadow, size, vaddr, handle, attrs);
+	this_cpu_dec(*layer->held);
+}
+
+static struct page *op_alloc_pages(struct device *dev, size_t size,
+				   dma_addr_t *handle,
+				   enum dma_data_direction dir, gfp_t gfp)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	struct page *page;
+
+	take_coherent_mask(layer);
+	page = dma_alloc_pages(&layer->shadow, size, handle, dir, gfp);
+	if (page) {
+		this_cpu_inc(*layer->held);
+		hold(layer, *handle, size);
+	}
+	return page;
+}
+
+static void op_free_pages(struct device *dev, size_t size, struct page *page,
+			  dma_addr_t handle, enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	release(layer, handle, size);
+	dma_free_pages(&layer->shadow, size, page, handle, dir);
+	this_cpu_dec(*layer->held);
+}
+
+static int op_mmap(struct device *dev, struct vm_area_struct *vma, void *vaddr,
+		   dma_addr_t handle, size_t size, unsigned long attrs)
+{
+	return dma_mmap_attrs(&to_layer(dev)->shadow, vma, vaddr, handle, size,
+			      attrs);
+}
+
+static int op_get_sgtable(struct device *dev, struct sg_table *sgt,
+			  void *vaddr, dma_addr_t handle, size_t size,
+			  unsigned long attrs)
+{
+	return dma_get_sgtable_attrs(&to_layer(dev)->shadow, sgt, vaddr, handle,
+				     size, attrs);
+}
+
+static dma_addr_t op_map_page(struct device *dev, struct page *page,
+			      unsigned long offset, size_t size,
+			      enum dma_data_direction dir, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	dma_addr_t addr;
+
+	addr = dma_map_page_attrs(&layer->shadow, page, offset, size, dir,
+				  attrs);
+	if (unlikely(dma_mapping_error(&layer->shadow, addr)))
+		return addr;
+	this_cpu_inc(*layer->held);
+	if (device_writes(dir))
+		hold(layer, addr, size);
+	return addr;
+}
+
+static void op_unmap_page(struct device *dev, dma_addr_t addr, size_t size,
+			  enum dma_data_direction dir, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	if (device_writes(dir))
+		release(layer, addr, size);
+	dma_unmap_page_attrs(&layer->shadow, addr, size, dir, attrs);
+	this_cpu_dec(*layer->held);
+}
+
+static int op_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
+		     enum dma_data_direction dir, unsigned long attrs)
+{
+	struct sg_table sgt = { .sgl = sgl, .orig_nents = nents };
+	struct pvd_layer *layer = to_layer(dev);
+	struct scatterlist *sg;
+	int i, ret;
+
+	/* Of the two this is the call that tells the error. */
+	ret = dma_map_sgtable(&layer->shadow, &sgt, dir, attrs);
+	if (unlikely(ret))
+		return ret;
+	this_cpu_inc(*layer->held);
+	if (device_writes(dir)) {
+		for_each_sg(sgl, sg, sgt.nents, i) {
+			if (sg_in_ram(sg))
+				hold(layer, sg_dma_address(sg), sg_dma_len(sg));
+		}
+	}
+	return sgt.nents;
+}
+
+static void op_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
+			enum dma_data_direction dir, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	struct scatterlist *sg;
+	int i;
+
+	/*
+	 * nents is what the driver gave to map; entries past those that were
+	 * used have no DMA length.
+	 */
+	if (device_writes(dir)) {
+		for_each_sg(sgl, sg, nents, i) {
+			if (sg_in_ram(sg))
+				release(layer, sg_dma_address(sg),
+					sg_dma_len(sg));
+		}
+	}
+	dma_unmap_sg_attrs(&layer->shadow, sgl, nents, dir, attrs);
+	this_cpu_dec(*layer->held);
+}
+
+/* A resource is no RAM: nothing to count. */
+static dma_addr_t op_map_resource(struct device *dev, phys_addr_t phys,
+				  size_t size, enum dma_data_direction dir,
+				  unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	dma_addr_t addr;
+
+	addr = dma_map_resource(&layer->shadow, phys, size, dir, attrs);
+	if (!dma_mapping_error(&layer->shadow, addr))
+		this_cpu_inc(*layer->held);
+	return addr;
+}
+
+static void op_unmap_resource(struct device *dev, dma_addr_t addr, size_t size,
+			      enum dma_data_direction dir, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	dma_unmap_resource(&layer->shadow, addr, size, dir, attrs);
+	this_cpu_dec(*layer->held);
+}
+
+static void op_sync_single_for_cpu(struct device *dev, dma_addr_t addr,
+				   size_t size, enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	if (device_writes(dir))
+		sync(layer, addr, size);
+	dma_sync_single_for_cpu(&layer->shadow, addr, size, dir);
+}
+
+static void op_sync_single_for_device(struct device *dev, dma_addr_t addr,
+				      size_t size, enum dma_data_direction dir)
+{
+	dma_sync_single_for_device(&to_layer(dev)->shadow, addr, size, dir);
+}
+
+static void op_sync_sg_for_cpu(struct device *dev, struct scatterlist *sgl,
+			       int nents, enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	struct scatterlist *sg;
+	int i;
+
+	if (device_writes(dir)) {
+		for_each_sg(sgl, sg, nents, i) {
+			if (sg_in_ram(sg))
+				sync(layer, sg_dma_address(sg), sg_dma_len(sg));
+		}
+	}
+	dma_sync_sg_for_cpu(&layer->shadow, sgl, nents, dir);
+}
+
+static void op_sync_sg_for_device(struct device *dev, struct scatterlist *sgl,
+				  int nents, enum dma_data_direction dir)
+{
+	dma_sync_sg_for_device(&to_layer(dev)->shadow, sgl, nents, dir);
+}
+
+static int op_dma_supported(struct device *dev, u64 mask)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	bool supported;
+
+	/*
+	 * dma_supported() is not exported. Setting the shadow's coherent mask
+	 * asks it, and has no other effect: the mask is read anew from the
+	 * device before each use. A driver may have moved the pointer of the
+	 * other mask just before it asked (dma_coerce_mask_and_coherent()).
+	 */
+	layer->shadow.dma_mask = dev->dma_mask;
+	supported = !dma_set_coherent_mask(&layer->shadow, mask);
+	take_coherent_mask(layer);
+	return supported;
+}
+
+static u64 op_get_required_mask(struct device *dev)
+{
+	return dma_get_required_mask(&to_layer(dev)->shadow);
+}
+
+static size_t op_max_mapping_size(struct device *dev)
+{
+	return dma_max_mapping_size(&to_layer(dev)->shadow);
+}
+
+/*
+ * Without an operation of ours dma-mapping does what dma-direct does:
+ * noncontiguous allocations are contiguous ones, there is no optimal mapping
+ * size below the maximum, and nothing is merged. P2PDMA is not announced.
+ */
+static const struct dma_map_ops layer_ops = {
+	.alloc = op_alloc,
+	.free = op_free,
+	.PVD_OP_ALLOC_PAGES = op_alloc_pages,
+	.free_pages = op_free_pages,
+	.mmap = op_mmap,
+	.get_sgtable = op_get_sgtable,
+	.map_page = op_map_page,
+	.unmap_page = op_unmap_page,
+	.map_sg = op_map_sg,
+	.unmap_sg = op_unmap_sg,
+	.map_resource = op_map_resource,
+	.unmap_resource = op_unmap_resource,
+	.sync_single_for_cpu = op_sync_single_for_cpu,
+	.sync_single_for_device = op_sync_single_for_device,
+	.sync_sg_for_cpu = op_sync_sg_for_cpu,
+	.sync_sg_for_device = op_sync_sg_for_device,
+	.dma_supported = op_dma_supported,
+	.get_required_mask = op_get_required_mask,
+	.max_mapping_size = op_max_mapping_size,
+};
+
+/* ---- putting it on and taking it off -------------------------------------- */
+
+/* Why the layer cannot serve the device as things are. */
+static u8 obstacle(const struct pvd_layer *layer)
+{
+	struct device *dev = layer->dev;
+	struct iommu_domain *domain;
+
+	if (pvd_uses_dma_iommu(dev))
+		return PVDIRTY_R_IOMMU;
+	domain = iommu_get_domain_for_dev(dev);
+	if (domain && domain->type != IOMMU_DOMAIN_IDENTITY)
+		return PVDIRTY_R_IOMMU;
+#ifdef CONFIG_PCI_PASID
+	/* Shared virtual addressing: DMA to pages that nobody maps for it. */
+	if (to_pci_dev(dev)->pasid_enabled)
+		return PVDIRTY_R_IOMMU;
+#endif
+	/* Ops of the platform show when the device has none. */
+	if (get_dma_ops(dev) && dev->dma_ops != &layer->ops)
+		return PVDIRTY_R_OTHER_OPS;
+	return PVDIRTY_R_NONE;
+}
+
+static u8 private_memory(struct device *dev)
+{
+#ifdef CONFIG_DMA_DECLARE_COHERENT
+	if (dev->dma_mem)
+		return PVDIRTY_R_COHERENT_MEM;
+#endif
+	return PVDIRTY_R_NONE;
+}
+
+static void release_shadow(struct device *shadow)
+{
+	struct pvd_layer *layer = container_of(shadow, struct pvd_layer, shadow);
+
+	free_percpu(layer->held);
+	kfree(layer);
+}
+
+/*
+ * The driver core frees the device's map when a driver is unbound, but
+ * coherent memory may be freed later. So the shadow has a copy, and keeps it
+ * as long as it lives.
+ */
+static int copy_range_map(struct pvd_layer *layer)
+{
+	const struct bus_dma_region *map = layer->dev->dma_range_map, *copy;
+	struct device *shadow = &layer->shadow;
+	size_t n = 1;
+
+	if (!map) {
+		shadow->dma_range_map = NULL;
+		return 0;
+	}
+	while (map[n - 1].size)
+		n++;
+	copy = devm_kmemdup(shadow, map, n * sizeof(*map), GFP_KERNEL);
+	if (!copy)
+		return -ENOMEM;
+	shadow->dma_range_map = copy;
+	return 0;
+}
+
+/* Take over what may have changed since the last driver. */
+static int refresh_shadow(struct pvd_layer *layer)
+{
+	struct device *shadow = &layer->shadow, *dev = layer->dev;
+
+	shadow->dma_mask = dev->dma_mask;
+	shadow->coherent_dma_mask = dev->coherent_dma_mask;
+	shadow->bus_dma_limit = dev->bus_dma_limit;
+	shadow->dma_parms = dev->dma_parms;
+	set_dev_node(shadow, dev_to_node(dev));
+#ifdef CONFIG_DMA_CMA
+	shadow->cma_area = dev->cma_area;
+#endif
+#ifdef CONFIG_SWIOTLB
+	shadow->dma_io_tlb_mem = dev->dma_io_tlb_mem;
+#endif
+#if defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_DEVICE) || \
+	defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_CPU) || \
+	defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_CPU_ALL)
+	shadow->dma_coherent = dev->dma_coherent;
+#endif
+	return copy_range_map(layer);
+}
+
+static void put_on(struct pvd_layer *layer)
+{
+	pvd_want_sync(layer->dev);
+	set_dma_ops(layer->dev, &layer->ops);
+}
+
+struct pvd_layer *pvd_attach_new(struct device *dev)
+{
+	struct pvd_layer *layer = kzalloc(sizeof(*layer), GFP_KERNEL);
+	struct device *shadow;
+
+	if (!layer)
+		return NULL;
+	layer->held = alloc_percpu(long);
+	if (!layer->held) {
+		kfree(layer);
+		return NULL;
+	}
+	layer->dev = dev;
+	layer->ops = layer_ops;
+	shadow = &layer->shadow;
+	device_initialize(shadow);
+	shadow->release = release_shadow;
+	if (dev_set_name(shadow, "pvdirty:%s", dev_name(dev)) ||
+	    refresh_shadow(layer)) {
+		pvd_attach_free(layer);
+		return NULL;
+	}
+	if (obstacle(layer) == PVDIRTY_R_NONE)
+		put_on(layer);
+	return layer;
+}
+
+u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
+{
+	u8 reason = obstacle(layer);
+
+	layer->log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
+	layer->touch = features & BIT(PVDIRTY_F_TOUCH);
+	if (!reason && refresh_shadow(layer))
+		reason = PVDIRTY_R_NO_MEMORY;
+	if (reason) {
+		pvd_attach_remove(layer);
+		return reason;
+	}
+	/* The IOMMU code may have reset the ops since they were put on. */
+	put_on(layer);
+	if ((features & PVDIRTY_FEATURES_LOG) != PVDIRTY_FEATURES_LOG)
+		return PVDIRTY_R_NO_LOG;
+	return private_memory(layer->dev);
+}
+
+u8 pvd_attach_check(const struct pvd_layer *layer)
+{
+	u8 reason = obstacle(layer);
+
+	if (!reason && layer->dev->dma_ops != &layer->ops)
+		reason = PVDIRTY_R_OTHER_OPS;
+	return reason ?: private_memory(layer->dev);
+}
+
+long pvd_attach_outstanding(const struct pvd_layer *layer)
+{
+	long sum = 0;
+	int cpu;
+
+	/*
+	 * Exact once no driver maps any more: what is read then can only be
+	 * too high.
+	 */
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(*per_cpu_ptr(layer->held, cpu));
+	return sum;
+}
+
+void pvd_attach_remove(struct pvd_layer *layer)
+{
+	if (layer->dev->dma_ops == &layer->ops)
+		set_dma_ops(layer->dev, NULL);
+}
+
+void pvd_attach_free(struct pvd_layer *layer)
+{
+	/* The copy is freed with the shadow's other managed memory. */
+	layer->shadow.dma_range_map = NULL;
+	put_device(&layer->shadow);
+}

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of the guest share. Data travels: driver -> ops.c -> core
+ * marks the log, which lies in guest RAM (logmem.c) and was announced to the
+ * host through a port (port.c). cover.c knows which devices are below a port
+ * and says in the log's device table whether each is tracked.
+ *
+ * Nothing here is on a hot path, except the functions of core/.
+ */
+#ifndef PVDIRTY_H
+#define PVDIRTY_H
+
+#include <linux/device.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/printk.h>
+#include <linux/types.h>
+
+#include "core/log.h"
+
+/**
+ * struct pvd_port - an emulated bridge with our capability.
+ * @node: in pvdirty.ports
+ * @pdev: the bridge; it outlives this structure (see pvd_port_remove())
+ * @cap: offset of the capability in its config space
+ * @features: taken, 1 << PVDIRTY_F_*; 0 until the host has accepted them
+ * @registered: the host has accepted the handshake up to DRIVER_OK
+ */
+struct pvd_port {
+	struct list_head node;
+	struct pci_dev *pdev;
+	int cap;
+	u32 features;
+	bool registered;
+};
+
+struct pvd_layer;
+
+/**
+ * struct pvd_dev - a covered device: a PCI function below a port, no bridge.
+ * @node: in pvdirty.devs
+ * @dev: the device, referenced
+ * @port: the port above it, NULL once that is gone
+ * @layer: what tracks its DMA, or NULL
+ * @slot: its word in pvdirty_log.devices, or -1
+ * @state: enum pvdirty_dev_state, as the host sees it
+ * @reason: enum pvdirty_dev_reason
+ * @bound: between BUS_NOTIFY_BIND_DRIVER and its end
+ * @pinned: it holds a reference of the module
+ * @gone: it has left the bus; kept for its outstanding mappings
+ */
+struct pvd_dev {
+	struct list_head node;
+	struct device *dev;
+	struct pvd_port *port;
+	struct pvd_layer *layer;
+	int slot;
+	u8 state;
+	u8 reason;
+	bool bound;
+	bool pinned;
+	bool gone;
+};
+
+/**
+ * struct pvdirty - all there is, once.
+ * @lock: protects everything below and the registration. Taken inside
+ *	device_lock(), never around it. Hot paths never take it.
+ * @ports: struct pvd_port
+ * @devs: struct pvd_dev
+ * @log: valid when log.ctl is set; then it stays until the module goes
+ * @log_pages: size of the registered area, in pages of 4 KiB
+ * @domain: domain id of the ports, valid while there is one
+ * @stopping: the module is on its way out, nothing new is covered
+ */
+struct pvdirty {
+	struct mutex lock;
+	struct list_head ports;
+	struct list_head devs;
+	struct pvd_log log;
+	u32 log_pages;
+	u32 domain;
+	bool stopping;
+};
+
+extern struct pvdirty pvdirty;
+
+static inline bool pvd_have_log(void)
+{
+	return pvdirty.log.ctl;
+}
+
+/* ---- logmem.c: the log's memory ------------------------------------------ */
+
+/**
+ * pvd_log_alloc() - allocate the log for all RAM there is.
+ *
+ * Context: pvdirty.lock held, may sleep.
+ * Return: 0, also if there is one already, or -errno after a message.
+ */
+int pvd_log_alloc(void);
+
+/* Free the log; nobody may use it any more. */
+void pvd_log_free(void);
+
+/* Physical address of the area to register. */
+phys_addr_t pvd_log_phys(void);
+
+/* Pages whose counter is not 0, by reading all counters. May sleep. */
+u64 pvd_log_in_flight(void);
+
+/* ---- port.c: ports and registration --------------------------------------- */
+
+/**
+ * pvd_port_add() - take a PCI device as a port if it is one.
+ * @pdev: any PCI device that has come to the bus
+ *
+ * Allocates the log with the first port, and registers.
+ * Context: pvdirty.lock held, may sleep.
+ */
+void pvd_port_add(struct pci_dev *pdev);
+
+/* The bridge is about to go: unregister and forget it. Lock held. */
+void pvd_port_remove(struct pci_dev *pdev);
+
+/**
+ * pvd_port_above() - the port that a device is below, at any depth.
+ * @dev: a device on any bus
+ *
+ * Follows dev->parent, not the PCI bus: a PCI function can be the root of
+ * another PCI domain (VMD).
+ * Context: pvdirty.lock held.
+ * Return: the port or NULL.
+ */
+struct pvd_port *pvd_port_above(struct device *dev);
+
+/* Ask the host to look at the device table. Lock held, may sleep. */
+void pvd_ports_notify(void);
+
+/* Register or unregister through all ports. Lock held, may sleep. */
+void pvd_ports_register(void);
+void pvd_ports_unregister(void);
+
+/* Free all ports, which must be unregistered. Lock held. */
+void pvd_ports_free(void);
+
+/* ---- cover.c: covered devices --------------------------------------------- */
+
+/**
+ * pvd_cover_add() - a PCI device has come; cover it if it is below a port.
+ * @pdev: the device
+ *
+ * Context: takes the device lock and pvdirty.lock.
+ */
+void pvd_cover_add(struct pci_dev *pdev);
+
+/*
+ * A driver is about to probe (after dma_configure()), has bound, is about to
+ * be unbound, has gone (or has failed to bind). The device lock is held;
+ * these take pvdirty.lock.
+ */
+void pvd_cover_bind(struct device *dev);
+void pvd_cover_bound(struct device *dev);
+void pvd_cover_unbind(struct device *dev);
+void pvd_cover_unbound(struct device *dev);
+
+/* The device has left the bus. Takes pvdirty.lock. */
+void pvd_cover_removed(struct device *dev);
+
+/**
+ * pvd_cover_child() - a driver gets a device that is no PCI function.
+ * @dev: a platform device
+ *
+ * Below a covered device it may do DMA through a mask and ops of its own, so
+ * the log is marked incomplete. Takes pvdirty.lock.
+ */
+void pvd_cover_child(struct device *dev);
+
+/* There is a log now: enter the devices that came before it. Lock held. */
+void pvd_cover_log_ready(void);
+
+/* Let go of all devices; pvdirty.stopping is set. Takes all locks. */
+void pvd_cover_stop(void);
+
+/* Short text of enum pvdirty_dev_reason. */
+const char *pvd_reason_text(u8 reason);
+
+/* ---- attach: how a device's DMA is tracked (ops.c) ------------------------ */
+
+/**
+ * pvd_attach_new() - make the layer for a device, and put it on if possible.
+ * @dev: the device; its lock is held and no driver has probed it
+ *
+ * Return: the layer, or NULL without memory.
+ */
+struct pvd_layer *pvd_attach_new(struct device *dev);
+
+/**
+ * pvd_attach_bind() - make sure that the layer sits, before a driver probes.
+ * @layer: of the device, whose lock is held
+ * @features: what the port has negotiated
+ *
+ * Takes over masks and maps that dma_configure() has set.
+ * Return: PVDIRTY_R_NONE, or why the device's DMA is not tracked.
+ */
+u8 pvd_attach_bind(struct pvd_layer *layer, u32 features);
+
+/* After the probe: does the layer still sit? Returns as above. */
+u8 pvd_attach_check(const struct pvd_layer *layer);
+
+/* Mappings and allocations that have not been given back. */
+long pvd_attach_outstanding(const struct pvd_layer *layer);
+
+/* Take the layer off. The device lock is held. */
+void pvd_attach_remove(struct pvd_layer *layer);
+
+/* Free it: it is off and no call into it is running. */
+void pvd_attach_free(struct pvd_layer *layer);
+
+/* ---- life.c, stats.c ------------------------------------------------------- */
+
+/* Reboot and suspend: unregister in time, register again afterwards. */
+int pvd_life_init(void);
+void pvd_life_exit(void);
+
+#ifdef CONFIG_PVDIRTY_STATS
+/* debugfs: pvdirty/status and pvdirty/devices. */
+void pvd_stats_init(void);
+void pvd_stats_exit(void);
+#else
+static inline void pvd_stats_init(void) {}
+static inline void pvd_stats_exit(void) {}
+#endif
+
+#endif /* PVDIRTY_H */
