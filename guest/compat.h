@@ -9,12 +9,12 @@
 #include <linux/scatterlist.h>
 #include <linux/version.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
+#if KERNEL_VERSION(6, 1, 0) > LINUX_VERSION_CODE
 #error "pvdirty needs Linux 6.1 or later"
 #endif
 
 /* The operation is named alloc_pages_op since alloc_pages() is a macro. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
+#if KERNEL_VERSION(6, 10, 0) <= LINUX_VERSION_CODE
 #define PVD_OP_ALLOC_PAGES alloc_pages_op
 #else
 #define PVD_OP_ALLOC_PAGES alloc_pages
@@ -23,7 +23,7 @@
 /* Is this entry peer-to-peer traffic that never touches RAM? */
 static inline bool pvd_sg_is_bus_address(struct scatterlist *sg)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 5, 0)
+#if KERNEL_VERSION(6, 5, 0) <= LINUX_VERSION_CODE
 	return sg_dma_is_bus_address(sg);
 #else
 	return sg_is_dma_bus_address(sg);
@@ -31,7 +31,7 @@ static inline bool pvd_sg_is_bus_address(struct scatterlist *sg)
 }
 
 /* Does the DMA API go to the IOMMU without asking the device's ops? */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#if KERNEL_VERSION(6, 12, 0) <= LINUX_VERSION_CODE
 #include <linux/iommu-dma.h>
 
 static inline bool pvd_uses_dma_iommu(struct device *dev)

@@ -4,9 +4,15 @@
  * host reads it in the log's device table and trusts no silence, so a device
  * is said to be tracked only after all was checked, and not to be tracked, with
  * a gap raised, before it ceases to be.
+ *
+ * A driver that goes takes nothing from the tracking: what it mapped is counted
+ * until it is given back, and a device that is no bus master writes nothing
+ * else. So a device that is then unplugged was tracked to its end, and leaves
+ * no gap. If it stays, it counts as untracked soon, whoever may use it next.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -17,6 +23,9 @@
 
 /* How often devices that wait for their last unmap are looked at. */
 #define REAP_INTERVAL HZ
+
+/* Between a driver's end and the device's removal, when it is unplugged. */
+#define REMOVAL_GRACE (2 * HZ)
 
 static void reap(struct work_struct *work);
 static DECLARE_DELAYED_WORK(reap_work, reap);
@@ -72,7 +81,7 @@ static int find_slot(void)
 	return -1;
 }
 
-/* Write the device's word, and have the host look at it. */
+/* Write the device's word. */
 static void publish(struct pvd_dev *pd)
 {
 	u32 word = 0;
@@ -102,7 +111,6 @@ static void publish(struct pvd_dev *pd)
 	WRITE_ONCE(pvdirty.log.ctl->devices[pd->slot], cpu_to_le32(word));
 	if (!word)
 		pd->slot = -1;
-	pvd_ports_notify();
 }
 
 static void say(const struct pvd_dev *pd)
@@ -124,15 +132,22 @@ static void say(const struct pvd_dev *pd)
 
 static void set_state(struct pvd_dev *pd, u8 state, u8 reason)
 {
+	bool gap = pd->state == PVDIRTY_DEV_TRACKED &&
+		   state == PVDIRTY_DEV_UNTRACKED;
+
 	if (pd->state == state && pd->reason == reason)
 		return;
-	/* Before anything else changes; a full barrier follows it. */
-	if (pd->state == PVDIRTY_DEV_TRACKED && pvd_have_log())
-		pvd_gap(&pvdirty.log);
 	pd->state = state;
 	pd->reason = reason;
-	trace_pvdirty_device(dev_name(pd->dev), state, reason);
 	publish(pd);
+	/*
+	 * After the word, with a full barrier: the host reads gaps first, so it
+	 * misses neither. Before anything else changes.
+	 */
+	if (gap && pvd_have_log())
+		pvd_gap(&pvdirty.log);
+	pvd_ports_notify();
+	trace_pvdirty_device(dev_name(pd->dev), state, reason);
 	say(pd);
 }
 
@@ -184,6 +199,12 @@ static void reap_later(void)
 		schedule_delayed_work(&reap_work, REAP_INTERVAL);
 }
 
+/* No driver has it, and it was not unplugged either: what may it do next? */
+static bool was_left(const struct pvd_dev *pd)
+{
+	return !pd->bound && pd->state == PVDIRTY_DEV_TRACKED;
+}
+
 static void reap(struct work_struct *work)
 {
 	struct pvd_dev *pd, *next;
@@ -193,6 +214,13 @@ static void reap(struct work_struct *work)
 	list_for_each_entry_safe(pd, next, &pvdirty.devs, node) {
 		if (pd->bound || !pd->layer)
 			continue;
+		if (was_left(pd)) {
+			if (time_after_eq(jiffies, pd->left + REMOVAL_GRACE))
+				set_state(pd, PVDIRTY_DEV_UNTRACKED,
+					  PVDIRTY_R_NO_DRIVER);
+			else
+				again = true;
+		}
 		if (pvd_attach_outstanding(pd->layer)) {
 			again = true;
 			continue;
@@ -222,10 +250,10 @@ static void cover(struct device *dev, struct pvd_port *port)
 	struct pvd_dev *pd = kzalloc(sizeof(*pd), GFP_KERNEL);
 
 	if (!pd) {
-		pr_warn("%s: NOT tracked: %s\n", dev_name(dev),
-			pvd_reason_text(PVDIRTY_R_NO_MEMORY));
 		if (pvd_have_log())
 			pvd_incomplete(&pvdirty.log, PVDIRTY_I_NO_MEMORY);
+		pr_warn("%s: NOT tracked: %s\n", dev_name(dev),
+			pvd_reason_text(PVDIRTY_R_NO_MEMORY));
 		return;
 	}
 	pd->dev = get_device(dev);
@@ -317,28 +345,29 @@ void pvd_cover_bound(struct device *dev)
 	mutex_unlock(&pvdirty.lock);
 }
 
-void pvd_cover_unbind(struct device *dev)
+/* Can it still write by itself? A device that does not answer is gone. */
+static bool is_bus_master(struct pci_dev *pdev)
 {
-	struct pvd_dev *pd;
+	u16 command;
 
-	mutex_lock(&pvdirty.lock);
-	pd = find(dev);
-	if (pd)
-		set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
-	mutex_unlock(&pvdirty.lock);
+	return !pci_read_config_word(pdev, PCI_COMMAND, &command) &&
+	       !PCI_POSSIBLE_ERROR(command) && (command & PCI_COMMAND_MASTER);
 }
 
-void pvd_cover_unbound(struct device *dev)
+void pvd_cover_unbound(struct device *dev, bool failed)
 {
 	struct pvd_dev *pd;
 
 	mutex_lock(&pvdirty.lock);
 	pd = find(dev);
 	if (pd) {
-		/* A driver that failed to bind was never unbound. */
-		set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
 		pd->bound = false;
-		if (pd->pinned)
+		pd->left = jiffies;
+		if (failed || pd->state != PVDIRTY_DEV_TRACKED ||
+		    is_bus_master(to_pci_dev(dev)))
+			set_state(pd, PVDIRTY_DEV_UNTRACKED,
+				  PVDIRTY_R_NO_DRIVER);
+		if (pd->layer)
 			reap_later();
 	}
 	mutex_unlock(&pvdirty.lock);

@@ -51,12 +51,11 @@ static int on_pci(struct notifier_block *nb, unsigned long action, void *data)
 	case BUS_NOTIFY_BOUND_DRIVER:
 		pvd_cover_bound(dev);
 		break;
-	case BUS_NOTIFY_UNBIND_DRIVER:
-		pvd_cover_unbind(dev);
-		break;
 	case BUS_NOTIFY_DRIVER_NOT_BOUND:
+		pvd_cover_unbound(dev, true);
+		break;
 	case BUS_NOTIFY_UNBOUND_DRIVER:
-		pvd_cover_unbound(dev);
+		pvd_cover_unbound(dev, false);
 		break;
 	case BUS_NOTIFY_DEL_DEVICE:
 		remove_port(pdev);

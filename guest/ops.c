@@ -34,7 +34,7 @@
  * @held: mappings and allocations of any direction, sum over all CPUs
  */
 struct pvd_layer {
-	struct dma_map_ops ops;
+	const struct dma_map_ops ops;
 	struct device shadow;
 	struct pvd_log *log;
 	bool touch;
@@ -486,7 +486,8 @@ struct pvd_layer *pvd_attach_new(struct device *dev)
 		return NULL;
 	}
 	layer->dev = dev;
-	layer->ops = layer_ops;
+	/* Constant from here on, as all code expects of operations. */
+	memcpy((void *)&layer->ops, &layer_ops, sizeof(layer->ops));
 	shadow = &layer->shadow;
 	device_initialize(shadow);
 	shadow->release = release_shadow;

@@ -95,10 +95,10 @@ static u32 wanted_features(const struct pvd_port *port)
 {
 	u32 features = read32(port, CAP(host_features)) & PVDIRTY_FEATURES_ALL;
 
-	/* Touching is for hosts that take no marks. */
+	/* Touching is for hosts that take no marks; counts need marks. */
 	if (features & BIT(PVDIRTY_F_BITMAP))
-		features &= ~BIT(PVDIRTY_F_TOUCH);
-	return features;
+		return features & PVDIRTY_FEATURES_LOG;
+	return features & BIT(PVDIRTY_F_TOUCH);
 }
 
 static bool handshake(struct pvd_port *port, u32 features)
@@ -194,11 +194,8 @@ void pvd_port_add(struct pci_dev *pdev)
 	}
 
 	port = kzalloc(sizeof(*port), GFP_KERNEL);
-	if (!port) {
-		pr_warn("%s: no memory, devices below this port are not tracked\n",
-			pci_name(pdev));
-		return;
-	}
+	if (!port)
+		goto no_memory;
 	port->pdev = pdev;
 	port->cap = cap;
 	version = read16(port, CAP(version));
@@ -218,6 +215,11 @@ void pvd_port_add(struct pci_dev *pdev)
 	register_port(port);
 	if (!had_log && pvd_have_log())
 		pvd_cover_log_ready();
+	return;
+
+no_memory:
+	pr_warn("%s: no memory, devices below this port are not tracked\n",
+		pci_name(pdev));
 	return;
 
 out_free:

@@ -47,6 +47,7 @@ struct pvd_layer;
  * @state: enum pvdirty_dev_state, as the host sees it
  * @reason: enum pvdirty_dev_reason
  * @bound: between BUS_NOTIFY_BIND_DRIVER and its end
+ * @left: when the last driver went, in jiffies
  * @pinned: it holds a reference of the module
  * @gone: it has left the bus; kept for its outstanding mappings
  */
@@ -58,6 +59,7 @@ struct pvd_dev {
 	int slot;
 	u8 state;
 	u8 reason;
+	unsigned long left;
 	bool bound;
 	bool pinned;
 	bool gone;
@@ -65,8 +67,8 @@ struct pvd_dev {
 
 /**
  * struct pvdirty - all there is, once.
- * @lock: protects everything below and the registration. Taken inside
- *	device_lock(), never around it. Hot paths never take it.
+ * @lock: protects everything below and the registration. Hot paths never
+ *	take it.
  * @ports: struct pvd_port
  * @devs: struct pvd_dev
  * @log: valid when log.ctl is set; then it stays until the module goes
@@ -75,7 +77,7 @@ struct pvd_dev {
  * @stopping: the module is on its way out, nothing new is covered
  */
 struct pvdirty {
-	struct mutex lock;
+	struct mutex lock; /* outermost but for device_lock() */
 	struct list_head ports;
 	struct list_head devs;
 	struct pvd_log log;
@@ -156,14 +158,12 @@ void pvd_ports_free(void);
 void pvd_cover_add(struct pci_dev *pdev);
 
 /*
- * A driver is about to probe (after dma_configure()), has bound, is about to
- * be unbound, has gone (or has failed to bind). The device lock is held;
- * these take pvdirty.lock.
+ * A driver is about to probe (after dma_configure()), has bound, has gone (or
+ * has failed to bind). The device lock is held; these take pvdirty.lock.
  */
 void pvd_cover_bind(struct device *dev);
 void pvd_cover_bound(struct device *dev);
-void pvd_cover_unbind(struct device *dev);
-void pvd_cover_unbound(struct device *dev);
+void pvd_cover_unbound(struct device *dev, bool failed);
 
 /* The device has left the bus. Takes pvdirty.lock. */
 void pvd_cover_removed(struct device *dev);

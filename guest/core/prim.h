@@ -19,7 +19,7 @@
 
 #define pvd_read(p) READ_ONCE(*(p))
 #define pvd_cmpxchg(p, old, new) sync_cmpxchg(p, old, new)
-#define pvd_rmb() virt_rmb()
+#define pvd_rmb() virt_rmb() /* partners are named where it is used */
 #define pvd_dma_rmb() dma_rmb()
 
 #else
@@ -44,8 +44,9 @@ typedef __u64 u64;
 /* Returns what was there, like the kernel's cmpxchg(). */
 #define pvd_cmpxchg(p, old, new)                                               \
 	__extension__({                                                        \
-		__typeof__(*(p)) was_ = (old);                                 \
-		__atomic_compare_exchange_n(p, &was_, new, false,              \
+		__auto_type where_ = (p);                                      \
+		__typeof__(*where_) was_ = (old);                              \
+		__atomic_compare_exchange_n(where_, &was_, new, false,         \
 					    __ATOMIC_SEQ_CST,                  \
 					    __ATOMIC_SEQ_CST);                 \
 		was_;                                                          \
