@@ -5,19 +5,18 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from harness import report, rundir
 from harness.base import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_USAGE,
     HarnessError,
     Interrupted,
     interrupt_on_signals,
     say,
 )
+from harness.cli import Parser
 from harness.progress import Progress
 from harness.provision import KERNELS, provision
 from harness.run import MODES, Outcome, RunResult, run
@@ -39,13 +38,6 @@ runs (--mode): clean  no covered device: no page may differ
 exit codes: 0 done, 1 failed or pages lost, 2 usage, 3 migration refused by
 policy, 4 timed out, 130 interrupted
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Usage errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def memory(text: str) -> int:

@@ -8,6 +8,7 @@
 #   packages.sh install          install what is missing (root)
 #   packages.sh apt-get ARG...   apt-get with these lists
 #   packages.sh apt-cache ARG... apt-cache with these lists
+#   packages.sh sources FILE...  show what is derived from sources.list files
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -39,17 +40,10 @@ check_debian() {
 		die "pvdirty needs an amd64 machine, this is $(dpkg --print-architecture)"
 }
 
-# The machine's entries of Debian's archive, with updates, security, backports
-# and the source packages, as one deb822 file on stdout. Options of the entries
-# (Signed-By, Trusted, ...) are kept.
+# The entries of Debian's archive in these files, with updates, security,
+# backports and the source packages, as one deb822 file on stdout. Options of
+# the entries (Signed-By, Trusted, ...) are kept.
 derive_sources() {
-	local files=()
-	local f
-	for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list \
-		/etc/apt/sources.list.d/*.sources; do
-		[ -r "$f" ] && files+=("$f")
-	done
-	[ "${#files[@]}" -gt 0 ] || return 1
 	awk -v suite="$suite" '
 	function word(list, w) { return index(" " list " ", " " w " ") > 0 }
 	function entry(uris, suites, comps, opts) {
@@ -121,7 +115,7 @@ derive_sources() {
 		i = best(suite "-updates"); show(i ? i : main, suite "-updates")
 		i = best(suite "-security"); if (i) show(i, suite "-security")
 		i = best(suite "-backports"); show(i ? i : main, suite "-backports")
-	}' "${files[@]}"
+	}' "$@"
 }
 
 # Options on the command line: a file named by APT_CONFIG is read before the
@@ -139,7 +133,13 @@ apt_options=(
 setup() {
 	check_debian
 	mkdir -p "$apt"/{sources.list.d,lists/partial,cache/archives/partial,log} "$top/build/log"
-	if ! derive_sources >"$apt/new.sources"; then
+	local files=()
+	local f
+	for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list \
+		/etc/apt/sources.list.d/*.sources; do
+		[ -r "$f" ] && files+=("$f")
+	done
+	if ! derive_sources "${files[@]-/dev/null}" >"$apt/new.sources"; then
 		die "no entry for Debian's $suite archive in /etc/apt/sources.list or sources.list.d"
 	fi
 	# New sources (or none yet): the lists must be read again.
@@ -194,12 +194,16 @@ install)
 	[ $# = 1 ] || die "install takes no arguments"
 	install_missing
 	;;
+sources)
+	[ $# -gt 1 ] || die "sources needs files"
+	derive_sources "${@:2}" || die "no entry for Debian's $suite archive in ${*:2}"
+	;;
 apt-get | apt-cache)
 	setup >&2
 	exec "$1" "${apt_options[@]}" "${@:2}"
 	;;
 *)
-	sed -n '4,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '4,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac

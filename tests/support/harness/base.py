@@ -73,6 +73,11 @@ def die_with_parent() -> Callable[[], None]:
     return in_child
 
 
+def follow_parent(signum: int) -> None:
+    """This process gets a signal when its parent ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Ends a process started with die_with_parent(), and all of its group."""
     try:

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""End-to-end cases: `cases.py NAME`; ctest runs them one at a time."""
+
+import sys
+
+import bad_input
+import life
+import provisioning
+import runs
+from support import main
+
+CASES = {
+    "sources": provisioning.sources,
+    "not-root": provisioning.not_root,
+    "second-start": provisioning.second_start,
+    "demo-table": runs.demo_table,
+    "migrate-e1000e": runs.migrate_e1000e,
+    "migrate-virtio-blk": runs.migrate_virtio_blk,
+    "migrate-kernel-6.12": runs.migrate_other_kernel,
+    "migrate-6G": runs.migrate_above_the_hole,
+    "oracle-sees-a-dropped-mark": runs.dropped_mark,
+    "soak": runs.soak,
+    "bad-options": bad_input.options,
+    "bad-qemu": bad_input.qemu,
+    "bad-port": bad_input.port,
+    "kvm": bad_input.kvm,
+    "policy-refuses": bad_input.policy,
+    "destination-without-plugin": bad_input.destination_without_plugin,
+    "destination-with-fewer-features": bad_input.destination_with_fewer_features,
+    "interrupt": life.interrupt,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(CASES))
