@@ -81,7 +81,7 @@ static bool dump_oracle(Dump *d)
         for (hwaddr at = 0; at < r->size; at += PVDIRTY_PAGE_SIZE) {
             uint64_t n = (r->offset + at) >> PVDIRTY_PAGE_SHIFT;
 
-            if (pvdirty_oracle_written(r->gpa + at)) {
+            if (pvdirty_oracle_may_have_written(r->gpa + at)) {
                 map[n / 8] |= 1 << n % 8;
             }
         }

@@ -49,6 +49,8 @@
 enum {
     EVER,       /* handed since the VM started */
     HANDED,     /* handed, and perhaps still held */
+    OLD,        /* handed before the session, to a guest that does not count:
+                 * perhaps still held, but nothing can be said of it */
     WRITTEN,    /* written, not reported since */
     SESSION,    /* written in this session */
     MARKED,     /* marked in this session */
@@ -134,6 +136,7 @@ void pvdirty_oracle_session(void)
     static const int fresh[] = {
         WRITTEN, SESSION, MARKED, UNCOVERED, AT_START
     };
+    struct pvd_stats stats;
     uint64_t pfn;
 
     take_written();
@@ -141,6 +144,14 @@ void pvdirty_oracle_session(void)
         bitmap_zero(oracle.set[fresh[i]], oracle.pages);
     }
     oracle.dropped = 0;
+    pvd_domain_stats(pvdirty_vm.domain, &stats);
+    if (!stats.registered) {
+        bitmap_or(oracle.set[OLD], oracle.set[OLD], oracle.set[HANDED],
+                  oracle.pages);
+        bitmap_zero(oracle.set[HANDED], oracle.pages);
+        return;
+    }
+    bitmap_zero(oracle.set[OLD], oracle.pages);
     for (pfn = find_first_bit(oracle.set[EVER], oracle.pages);
          pfn < oracle.pages;
          pfn = find_next_bit(oracle.set[EVER], oracle.pages, pfn + 1)) {
@@ -234,12 +245,13 @@ struct pvd_harvest_result pvdirty_oracle_harvest(const struct pvd_sink *sink)
     return result;
 }
 
-bool pvdirty_oracle_written(hwaddr gpa)
+bool pvdirty_oracle_may_have_written(hwaddr gpa)
 {
     uint64_t pfn = PAGE(gpa);
 
     return pfn < oracle.pages && (test_bit(pfn, oracle.set[SESSION]) ||
-                                  test_bit(pfn, oracle.set[HANDED]));
+                                  test_bit(pfn, oracle.set[HANDED]) ||
+                                  test_bit(pfn, oracle.set[OLD]));
 }
 
 PVDirtyOracleStats pvdirty_oracle_stats(void)

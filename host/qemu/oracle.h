@@ -40,7 +40,7 @@ struct pvd_harvest_result pvdirty_oracle_harvest(const struct pvd_sink *sink);
 
 PVDirtyOracleStats pvdirty_oracle_stats(void);
 
-/* True if a device wrote this page in the session. */
-bool pvdirty_oracle_written(hwaddr gpa);
+/* True if a device wrote this page in the session, or could: it holds it. */
+bool pvdirty_oracle_may_have_written(hwaddr gpa);
 
 #endif /* PVDIRTY_QEMU_ORACLE_H */
