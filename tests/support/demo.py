@@ -107,15 +107,20 @@ def one_run(options: argparse.Namespace, mode: str, title: str) -> Outcome:
         qemu=options.qemu,
     )
     progress = Progress(title)
-    with rundir.RunDir(mode, options.keep_logs) as directory:
-        try:
-            outcome = run(mode, options.driver, base, directory, progress)
-            directory.keep |= bool(report.judge(outcome))
-        except HarnessError as error:
-            directory.keep = True
-            raise HarnessError(f"{mode}: {error} (logs: {directory.kept})", error.code) from error
-        finally:
-            progress.close()
+    directory = rundir.RunDir(mode, options.keep_logs)
+    try:
+        with directory:
+            try:
+                outcome = run(mode, options.driver, base, directory, progress)
+                directory.keep |= bool(report.judge(outcome))
+            except HarnessError:
+                directory.keep = True
+                raise
+            finally:
+                progress.close()
+    except HarnessError as error:
+        where = f" (logs: {directory.kept})" if directory.kept.exists() else ""
+        raise HarnessError(f"{mode}: {error}{where}", error.code) from error
     if directory.keep:
         say(f"{mode}: logs are in {directory.kept}")
     return outcome

@@ -16,7 +16,7 @@ from .frames import FrameGenerator
 from .progress import Progress
 from .qmp import QmpClosed, QmpError
 from .rundir import RunDir
-from .vm import PORTS, Vm, VmConfig
+from .vm import PORTS, GuestError, Vm, VmConfig
 
 CLI = BUILD / "host" / "pvdirty"
 MODES = ("clean", "off", "touch", "log")
@@ -39,14 +39,15 @@ RESUME_SWEEPS = 6  # every thread has looked at all that it read at the source
 
 def config_for(mode: str, base: VmConfig) -> VmConfig:
     """The VMs of a mode: the same command line but for what the mode says."""
+    options = base.port_options + UNTRACKED
     if mode == "clean":
-        return replace(base, covered=False, port_options=UNTRACKED)
+        return replace(base, covered=False, port_options=options)
     if mode == "off":
-        return replace(base, load_module=False, port_options=UNTRACKED + ",x-test-blind=on")
+        return replace(base, load_module=False, port_options=options + ",x-test-blind=on")
     if mode == "touch":
-        blind = ",bitmap=off,inflight=off,x-test-blind=on"
-        return replace(base, port_options=UNTRACKED + blind)
-    return replace(base, port_options=UNTRACKED)
+        options += ",bitmap=off,inflight=off,x-test-blind=on"
+        return replace(base, port_options=options)
+    return replace(base, port_options=options)
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,40 @@ class MigrationRefused(HarnessError):
         super().__init__(f"the migration was refused: {reason}", EXIT_REFUSED)
 
 
+def start_source(config: VmConfig, disk: Path, directory: Path, progress: Progress) -> Vm:
+    """Starts QEMU and waits for the first sign of the guest's kernel.
+
+    /dev/kvm may be there where no kernel boots under it: only trying tells.
+    """
+    progress.show("boot")
+    limit = KVM_BOOT_SECONDS if config.accel == "kvm" else BOOT_SECONDS
+    try:
+        vm = Vm("source", config.command_line("source", disk, incoming=False), directory)
+        try:
+            vm.wait(
+                "sign of the guest's kernel",
+                lambda: "PVDIRTY init" in vm.serial,
+                limit,
+                lambda: progress.show("boot"),
+            )
+        except BaseException:
+            vm.kill()
+            raise
+        return vm
+    except GuestError as error:
+        if config.accel != "kvm" or "pvdirty" in str(error):
+            raise
+        raise HarnessError(f"KVM cannot boot a kernel here ({error}): use --accel tcg") from error
+
+
 def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress) -> None:
     """Waits until the guest's workload runs and its devices have moved data."""
-    tick = lambda: progress.show("boot")  # noqa: E731
-    try:
-        limit = KVM_BOOT_SECONDS if config.accel == "kvm" else BOOT_SECONDS
-        vm.wait("sign of the guest's kernel", lambda: "PVDIRTY init" in vm.serial, limit, tick)
-    except HarnessError as error:
-        if config.accel == "kvm":
-            raise HarnessError(f"KVM cannot boot a kernel here ({error}): use --accel tcg") from error
-        raise
-    vm.wait("ready guest", lambda: "PVDIRTY READY" in vm.serial, BOOT_SECONDS, tick)
+    vm.wait(
+        "ready guest",
+        lambda: "PVDIRTY READY" in vm.serial,
+        BOOT_SECONDS,
+        lambda: progress.show("boot"),
+    )
     if "e1000e" in config.drivers:
         generator.start(vm.directory / f"{vm.name}.net")
     wanted = [
@@ -240,17 +264,22 @@ def run(
     generator = FrameGenerator(NET_BYTES_PER_SECOND)
     with contextlib.ExitStack() as stack:
         stack.callback(generator.stop)
-        progress.show("boot")
-        source = stack.enter_context(
-            Vm("source", config.command_line("source", disk, incoming=False), path)
-        )
+        source = stack.enter_context(start_source(config, disk, path, progress))
         try:
             boot(source, config, generator, progress)
             destination = stack.enter_context(
                 Vm("destination", config.command_line("destination", disk, incoming=True), path)
             )
             before = source.load()
-            info = migrate(source, config.memory_bytes, progress)
+            try:
+                info = migrate(source, config.memory_bytes, progress)
+            except HarnessError as error:
+                if destination.alive():
+                    raise
+                # The source only knows that nobody listens any more.
+                raise HarnessError(
+                    f"{error}; the destination: {destination.complaint()}", error.code
+                ) from error
             generator.stop()
             progress.show("stop")
             stopped(source, destination)

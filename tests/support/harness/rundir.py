@@ -47,9 +47,9 @@ class RunDir:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        if self.keep:
+        logs = [p for p in self.path.rglob("*") if p.suffix in _KEPT_SUFFIXES and p.stat().st_size]
+        if self.keep and logs:
             self.kept.mkdir(parents=True)
-            for path in self.path.rglob("*"):
-                if path.suffix in _KEPT_SUFFIXES and path.is_file():
-                    shutil.copy(path, self.kept / "-".join(path.relative_to(self.path).parts))
+            for path in logs:
+                shutil.copy(path, self.kept / "-".join(path.relative_to(self.path).parts))
         shutil.rmtree(self.path)

@@ -111,6 +111,10 @@ class GuestLoad:
         return self.values.get("errors", 0)
 
 
+class GuestError(HarnessError):
+    """QEMU or the guest in it ended, or does not get on."""
+
+
 class Vm:
     """A running QEMU. A context manager: leaving it kills QEMU."""
 
@@ -137,7 +141,7 @@ class Vm:
             self._qmp = Qmp(directory / f"{name}.qmp", self.alive)
         except QmpClosed as error:
             self.kill()
-            raise HarnessError(self.complaint() or str(error)) from error
+            raise GuestError(self.complaint() or str(error)) from error
         except BaseException:
             self.kill()
             raise
@@ -217,14 +221,14 @@ class Vm:
         deadline = time.monotonic() + timeout
         while not condition():
             if not self.alive():
-                raise HarnessError(
+                raise GuestError(
                     f"{self.name}: QEMU ended while waiting for {what}: "
                     + (self.guest_trouble() or self.complaint() or "no message")
                 )
             if trouble := self.guest_trouble():
-                raise HarnessError(f"{self.name}: while waiting for {what}: {trouble}")
+                raise GuestError(f"{self.name}: while waiting for {what}: {trouble}")
             if time.monotonic() > deadline:
-                raise HarnessError(
+                raise GuestError(
                     f"{self.name}: no {what} in {timeout:.0f} s", EXIT_TIMEOUT
                 )
             tick()
