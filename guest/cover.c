@@ -33,7 +33,7 @@ static DECLARE_DELAYED_WORK(reap_work, reap);
 static const char *const reason_text[] = {
 	[PVDIRTY_R_NONE] = "no reason",
 	[PVDIRTY_R_NO_DRIVER] = "no driver",
-	[PVDIRTY_R_EARLY_DRIVER] = "driver was bound before pvdirty came",
+	[PVDIRTY_R_EARLY_DRIVER] = "its driver was bound before pvdirty came, bind it anew",
 	[PVDIRTY_R_IOMMU] = "a virtual IOMMU translates its DMA",
 	[PVDIRTY_R_USER_DMA] = "driven from user space",
 	[PVDIRTY_R_COHERENT_MEM] = "has coherent memory of its own",
@@ -403,36 +403,55 @@ void pvd_cover_child(struct device *dev)
 	mutex_unlock(&pvdirty.lock);
 }
 
-/* Move the next device to a list of its own. */
-static struct pvd_dev *take_device(struct list_head *taken)
+/* A covered device that is still on the list, referenced. */
+static struct device *any_device(void)
 {
+	struct device *dev = NULL;
 	struct pvd_dev *pd;
 
 	mutex_lock(&pvdirty.lock);
 	pd = list_first_entry_or_null(&pvdirty.devs, struct pvd_dev, node);
 	if (pd)
-		list_move(&pd->node, taken);
+		dev = get_device(pd->dev);
 	mutex_unlock(&pvdirty.lock);
-	return pd;
+	return dev;
+}
+
+/* Take the layer off, and the device off the list. */
+static void let_go(struct device *dev, struct list_head *freed)
+{
+	struct pvd_dev *pd, *next;
+
+	device_lock(dev);
+	mutex_lock(&pvdirty.lock);
+	list_for_each_entry_safe(pd, next, &pvdirty.devs, node) {
+		if (pd->dev != dev)
+			continue;
+		if (pd->layer)
+			pvd_attach_remove(pd->layer);
+		list_move(&pd->node, freed);
+	}
+	mutex_unlock(&pvdirty.lock);
+	device_unlock(dev);
 }
 
 void pvd_cover_stop(void)
 {
 	struct pvd_dev *pd, *next;
-	LIST_HEAD(taken);
+	struct device *dev;
+	LIST_HEAD(freed);
 
 	cancel_delayed_work_sync(&reap_work);
-	while ((pd = take_device(&taken))) {
-		device_lock(pd->dev);
-		if (pd->layer)
-			pvd_attach_remove(pd->layer);
-		device_unlock(pd->dev);
+	while ((dev = any_device())) {
+		let_go(dev, &freed);
+		put_device(dev);
 	}
 	/*
-	 * The last unmap may have been counted by a task that was preempted
-	 * before it left our code.
+	 * The last unmap may have been counted by an interrupt handler, or by a
+	 * task that was preempted, before it left our code.
 	 */
+	synchronize_rcu();
 	synchronize_rcu_tasks();
-	list_for_each_entry_safe(pd, next, &taken, node)
+	list_for_each_entry_safe(pd, next, &freed, node)
 		drop(pd);
 }

@@ -173,6 +173,7 @@ static void unregister_port(struct pvd_port *port)
 	port->registered = false;
 	write_status(port, 0);
 	trace_pvdirty_port(pci_name(port->pdev), false, 0, 0);
+	pr_info("%s: port unregistered\n", pci_name(port->pdev));
 }
 
 void pvd_port_add(struct pci_dev *pdev)
@@ -235,7 +236,6 @@ void pvd_port_remove(struct pci_dev *pdev)
 		if (port->pdev != pdev)
 			continue;
 		unregister_port(port);
-		pr_info("%s: port removed\n", pci_name(pdev));
 		list_for_each_entry(pd, &pvdirty.devs, node) {
 			if (pd->port == port)
 				pd->port = NULL;
