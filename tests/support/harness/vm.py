@@ -18,8 +18,9 @@ from .qmp import Qmp, QmpClosed
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
 PORTS = ("rp0", "rp1")
 
-# A message of the plug-in, without the option that QEMU puts before it.
-_OURS = re.compile(r"\bpvdirty(?:-[\w-]+)?: .*")
+# A message of the plug-in, without the option that QEMU puts before it; or one
+# of QEMU's own about the plug-in's part of a migration stream.
+_OURS = re.compile(r"\bpvdirty(?:-[\w-]+)?: .*|.*'pvdirty'.*")
 
 
 @dataclass(frozen=True)
