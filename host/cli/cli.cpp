@@ -145,8 +145,9 @@ int run(int argc, const char* const* argv, std::FILE* out, std::FILE* err) {
     compare_command->add_option("B", options.b, "dump directory or plain file (destination)")
         ->required()
         ->check(CLI::ExistingPath);
-    compare_command->add_option("--show", options.show,
-                                "print the first differing bytes of that many pages");
+    compare_command
+        ->add_option("--show", options.show, "print the first differing bytes of that many pages")
+        ->check(CLI::NonNegativeNumber);
     compare_command->add_option("--json", options.json_file, "write the result to this file");
     compare_command->add_flag("--oracle", options.oracle,
                               "tell apart pages that A's oracle saw a device write; without an "

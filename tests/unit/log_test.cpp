@@ -257,11 +257,11 @@ TEST_CASE("log: the logging word", "[log]") {
     guest.log_view.publish(true);
     CHECK(guest.log.control().logging == 1);
     CHECK(guest.log_view.published());
-    CHECK(pvd_logging(guest.log.core()));
+    CHECK(pvd_guest_logging(guest.log.core()));
     CHECK(guest.ram.take_written() == std::set{guest.page_of(&guest.log.control())});
     guest.log_view.publish(false);
     CHECK(guest.log.control().logging == 0);
-    CHECK_FALSE(pvd_logging(guest.log.core()));
+    CHECK_FALSE(pvd_guest_logging(guest.log.core()));
 }
 
 TEST_CASE("log: the words that the guest writes", "[log]") {
