@@ -28,8 +28,7 @@
  * struct pvd_layer - the layer of one device.
  * @ops: the device's dma_ops point here
  * @shadow: what dma-direct sees; never added to the driver core
- * @log: the log, or NULL when only touching was negotiated
- * @touch: touch pages
+ * @log: the log, or NULL when touching was negotiated
  * @dev: the device
  * @held: mappings and allocations of any direction, sum over all CPUs
  */
@@ -37,7 +36,6 @@ struct pvd_layer {
 	const struct dma_map_ops ops;
 	struct device shadow;
 	struct pvd_log *log;
-	bool touch;
 	struct device *dev;
 	long __percpu *held;
 };
@@ -74,15 +72,6 @@ static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 	pvd_hold(layer->log, first, last);
 }
 
-static inline void touch(struct pvd_layer *layer, u64 first, u64 last)
-{
-	if (likely(!layer->touch))
-		return;
-	/* Without a log nobody can say whether the host is interested. */
-	if (!layer->log || pvd_logging(layer->log))
-		pvd_touch(first, last);
-}
-
 static inline void release(struct pvd_layer *layer, dma_addr_t addr,
 			   size_t size)
 {
@@ -91,9 +80,10 @@ static inline void release(struct pvd_layer *layer, dma_addr_t addr,
 	if (unlikely(!size))
 		return;
 	to_pfns(layer, addr, size, &first, &last);
-	touch(layer, first, last);
 	if (likely(layer->log))
 		pvd_release(layer->log, first, last);
+	else
+		pvd_touch(first, last);
 }
 
 /* The driver is about to read a buffer that stays mapped. */
@@ -104,9 +94,12 @@ static inline void sync(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 	if (unlikely(!size))
 		return;
 	to_pfns(layer, addr, size, &first, &last);
+	if (unlikely(!layer->log)) {
+		pvd_touch(first, last);
+		return;
+	}
 	pvd_dma_rmb(); /* partner: the host's fence after it set logging */
-	touch(layer, first, last);
-	if (likely(layer->log) && pvd_logging(layer->log))
+	if (pvd_logging(layer->log))
 		pvd_mark(layer->log, first, last);
 }
 
@@ -506,7 +499,6 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 	u8 reason = obstacle(layer);
 
 	layer->log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
-	layer->touch = features & BIT(PVDIRTY_F_TOUCH);
 	if (!reason && refresh_shadow(layer))
 		reason = PVDIRTY_R_NO_MEMORY;
 	if (reason) {

@@ -13,7 +13,8 @@
  * @first: first PFN
  * @last: last PFN, not below @first
  *
- * Pages that are no RAM of this guest are skipped. Any context.
+ * Without a log nobody says whether the host is interested, so this is done
+ * always. Pages that are no RAM of this guest are skipped. Any context.
  */
 void pvd_touch(u64 first, u64 last);
 
