@@ -44,7 +44,7 @@ class VmConfig:
         """The guest program's arguments."""
         words = [f"cpu={self.cpu_pages_per_second}"]
         if "virtio-blk" in self.drivers:
-            words.append(f"disk=/dev/vda:{self.disk_kib_per_second}")
+            words.append(f"disk=/dev/vda:{2 * self.disk_kib_per_second}")
         if "e1000e" in self.drivers:
             words.append("net=eth0")
         return ",".join(words)
@@ -80,7 +80,12 @@ class VmConfig:
             argv += ["-device", f"e1000e,netdev=n0,bus={bus},romfile="]
         if "virtio-blk" in self.drivers:
             bus = "rp1" if self.covered else "pcie.0"
-            argv += ["-blockdev", f"driver=file,node-name=d0,filename={_comma(disk)}"]
+            argv += ["-blockdev", f"driver=file,node-name=file0,filename={_comma(disk)}"]
+            # The disk is slower than the guest asks, so requests wait in QEMU at any time. When
+            # the VM stops, they are carried out: DMA that the guest can mark no more.
+            limit = self.disk_kib_per_second << 10
+            argv += ["-object", f"throttle-group,id=slow,x-bps-total={limit}"]
+            argv += ["-blockdev", "driver=throttle,node-name=d0,throttle-group=slow,file=file0"]
             argv += [
                 "-device",
                 f"virtio-blk-pci,drive=d0,bus={bus},iommu_platform=on,disable-legacy=on",
