@@ -51,7 +51,7 @@ def _derived(name: str, content: str) -> tuple[int, list[dict[str, str]], str]:
     for text in done.stdout.split("\n\n"):
         if text.strip():
             lines = [line for line in text.splitlines() if not line.startswith(" ")]
-            stanzas.append(dict(line.split(": ", 1) if ": " in line else (line, "") for line in lines))
+            stanzas.append({key: value for key, _, value in (x.partition(": ") for x in lines)})
     print(done.stdout + done.stderr)
     return done.returncode, stanzas, done.stderr
 

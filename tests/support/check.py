@@ -166,7 +166,7 @@ def main() -> int:
     rundir.remove_stale()
     tallies: list[Tally] = []
     try:
-        provision([])
+        provision([], tests=True)
         known = known_labels()
         if options.list:
             print("\n".join(known))
@@ -177,7 +177,7 @@ def main() -> int:
             return EXIT_USAGE
         wanted = [x for x in known if x in options.labels or not options.labels]
         if set(wanted) - WITHOUT_GUESTS:
-            provision(sorted(KERNELS))
+            provision(sorted(KERNELS), tests=True)
         for label in wanted:
             tallies.append(run_label(label, [t.label for t in tallies], options.full))
     except HarnessError as error:

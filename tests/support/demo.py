@@ -166,7 +166,7 @@ def main() -> int:
     options = arguments()
     interrupt_on_signals()
     try:
-        provision([options.kernel])
+        provision([options.kernel], tests=False)
         return all_runs(options)
     except HarnessError as error:
         if str(error):

@@ -33,6 +33,7 @@ QEMU_CONFIGURE = (
     "--disable-werror",
     "--with-git-submodules=ignore",
 )
+RUN_TARGETS = ("pvdirty-qemu", "pvdirty-cli")
 PACKAGES = SUPPORT / "packages.sh"
 
 
@@ -95,7 +96,8 @@ def _newest_kernel(version: str) -> str:
 def _unpack(packages: list[str], into: Path, log: str) -> None:
     """Downloads packages and unpacks them, dependencies apart, into a directory."""
     debs = _fresh(BUILD / "apt" / "debs" / into.name)
-    command("downloading " + " ".join(packages), [PACKAGES, "apt-get", "-q", "download", *packages], log, cwd=debs)
+    argv = [PACKAGES, "apt-get", "-q", "download", *packages]
+    command("downloading " + " ".join(packages), argv, log, cwd=debs)
     for deb in debs.glob("*.deb"):
         command(f"unpacking {deb.name}", ["dpkg-deb", "-x", deb, into], log, append=True)
     shutil.rmtree(debs)
@@ -154,22 +156,25 @@ def _qemu_headers() -> None:
             cwd=qemu,
         )
         dsc = next(qemu.glob("*.dsc"))
-        command("unpacking QEMU", ["dpkg-source", "--no-check", "-x", dsc, qemu / "src"], "qemu-unpack.log")
+        unpack = ["dpkg-source", "--no-check", "-x", dsc, qemu / "src"]
+        command("unpacking QEMU", unpack, "qemu-unpack.log")
         for archive in [p for p in qemu.iterdir() if p.is_file()]:
             archive.unlink()
     with Phase("generating QEMU's headers"):
         gen = _fresh(qemu / "gen")
-        command("configuring QEMU", [qemu / "src" / "configure", *QEMU_CONFIGURE], "qemu-configure.log", cwd=gen)
+        configure = [qemu / "src" / "configure", *QEMU_CONFIGURE]
+        command("configuring QEMU", configure, "qemu-configure.log", cwd=gen)
+        query = ["ninja", "-t", "targets", "all"]
         targets = subprocess.run(
-            ["ninja", "-t", "targets", "all"], cwd=gen, stdout=subprocess.PIPE, text=True, check=True
+            query, cwd=gen, stdout=subprocess.PIPE, text=True, check=True
         ).stdout
         made = re.findall(r"^([^\s:]+\.h): CUSTOM_COMMAND", targets, re.MULTILINE)
         command("generating QEMU's headers", ["ninja", *made], "qemu-headers.log", cwd=gen)
     (qemu / ".stamp").write_text(version)
 
 
-def _host() -> None:
-    """build/host: library, plug-in, command line, tests."""
+def _host(targets: tuple[str, ...]) -> None:
+    """build/host: library, plug-in, command line, tests; or only some targets."""
     host = BUILD / "host"
     if not (host / "build.ninja").exists():
         command(
@@ -178,12 +183,12 @@ def _host() -> None:
             "host-configure.log",
         )
     pending = subprocess.run(
-        ["ninja", "-C", host, "-n"], stdout=subprocess.PIPE, text=True, check=False
+        ["ninja", "-C", host, "-n", *targets], stdout=subprocess.PIPE, text=True, check=False
     )
     if "no work to do" in pending.stdout:
         return
     with Phase("building the host part"):
-        command("building the host part", ["cmake", "--build", host], "host-build.log")
+        command("building the host part", ["ninja", "-C", host, *targets], "host-build.log")
 
 
 def _guest_module(version: str) -> None:
@@ -191,7 +196,8 @@ def _guest_module(version: str) -> None:
     out = BUILD / "guest" / version
     kdir = (BUILD / "headers" / version / "kdir").read_text().strip()
     module = out / "pvdirty.ko"
-    newest = max(p.stat().st_mtime for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file())
+    sources = [p for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file()]
+    newest = max(p.stat().st_mtime for p in sources)
     if module.exists() and module.stat().st_mtime > newest:
         return
     with Phase(f"building the guest module for {version}"):
@@ -203,14 +209,17 @@ def _guest_module(version: str) -> None:
         )
 
 
-def provision(kernels: list[str]) -> None:
-    """Everything for runs with these kernels ("6.1", "6.12")."""
+def provision(kernels: list[str], tests: bool) -> None:
+    """Everything for runs with these kernels ("6.1", "6.12").
+
+    tests: the tests' own programs too; they take far longer to compile.
+    """
     with _locked():
         install_packages()
         for version in kernels:
             _kernel(version)
         _qemu_headers()
-        _host()
+        _host(() if tests else RUN_TARGETS)
         for version in kernels:
             _guest_module(version)
             guest_image.build(version)

@@ -83,7 +83,8 @@ def table(results: list[RunResult]) -> str:
     rows = [[title for title, _ in _COLUMNS]]
     for result in results:
         values = result.as_json()
-        rows.append([f"{values[key]} ms" if key.endswith("_ms") else str(values[key]) for _, key in _COLUMNS])
+        units = [" ms" if key.endswith("_ms") else "" for _, key in _COLUMNS]
+        rows.append([f"{values[c[1]]}{unit}" for c, unit in zip(_COLUMNS, units, strict=True)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = []
     for number, row in enumerate(rows):
