@@ -37,6 +37,7 @@ void qemu_file_set_error(QEMUFile *f, int ret);
 
 static Error *blocker;
 static bool session_over;    /* migrated away; ends when the VM runs again */
+static bool failed;          /* this migration, by us; said why */
 static uint64_t ram_bytes;   /* atomic: for the migration thread */
 
 void pvdirty_migrate_set_ram_bytes(uint64_t bytes)
@@ -104,6 +105,7 @@ static void state_changed(Notifier *n, void *data)
         /* The previous session may wait for the VM to run again. */
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         session_over = false;
+        failed = false;
         pvdirty_vm.answered_all_dirty = 0;
         pvdirty_vm.last_pass_pages = 0;
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, true);
@@ -140,6 +142,10 @@ static void fail(const char *why)
 {
     Error *err = NULL;
 
+    if (failed) {
+        return;
+    }
+    failed = true;
     error_setg(&err, "%s", why);
     migrate_set_error(migrate_get_current(), err);
     error_report_err(err);

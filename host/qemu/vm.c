@@ -243,10 +243,7 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
                          ? port_above(pci) : NULL;
 
     if (p && p->port) {
-        g_autofree char *name = dev->id ? g_strdup(dev->id)
-                                        : g_strdup_printf("%s %s",
-                                              object_get_typename(OBJECT(dev)),
-                                              pci->name);
+        const char *name = dev->id ? dev->id : object_get_typename(OBJECT(dev));
 
         g_hash_table_insert(covered, pci, pvd_device_add(p->port, name, pci));
         pvdirty_vm_refresh();
