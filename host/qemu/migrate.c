@@ -105,7 +105,6 @@ static void state_changed(Notifier *n, void *data)
         /* The previous session may wait for the VM to run again. */
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         session_over = false;
-        failed = false;
         pvdirty_vm.answered_all_dirty = 0;
         pvdirty_vm.last_pass_pages = 0;
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, true);
@@ -193,6 +192,7 @@ static int save_setup(QEMUFile *f, void *opaque)
     if (!locked) {
         qemu_mutex_lock_iothread();
     }
+    failed = false;
     if (has_covered_device() && wrong_kind()) {
         why = g_strdup_printf("pvdirty: %s cannot be right with a device "
                               "below a port; unplug it first", wrong_kind());
