@@ -208,8 +208,10 @@ static inline void drop(struct pvd_log *log, u64 first, u64 last)
 			u32 i = pfn & (PVDIRTY_WINDOW_PAGES - 1);
 			u32 stop = end & (PVDIRTY_WINDOW_PAGES - 1);
 
-			if (stop >= w->npages)
+			if (stop >= w->npages) {
+				pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
 				stop = w->npages - 1;
+			}
 			for (; i <= stop; i++)
 				count_down(log, &w->counts[i]);
 		}
