@@ -23,7 +23,8 @@ std::uint64_t GuestLog::bytes(const std::vector<SectionSpec>& sections) {
 }
 
 GuestLog::GuestLog(Ram& ram, std::uint64_t addr, std::vector<SectionSpec> sections)
-    : ram_(ram), addr_(addr), sections_(std::move(sections)) {
+    : ram_(ram), addr_(addr), sections_(std::move(sections)),
+      windows_(0, (sections_.back().window + 1) * sizeof(pvd_window)) {
     control().signature = PVDIRTY_LOG_SIGNATURE;
     control().version = PVDIRTY_VERSION;
     control().nsections = static_cast<std::uint32_t>(sections_.size());
@@ -39,11 +40,10 @@ GuestLog::GuestLog(Ram& ram, std::uint64_t addr, std::vector<SectionSpec> sectio
         entry.counts = next;
         next += PVDIRTY_COUNTS_BYTES(spec.npages);
 
-        windows_.resize(spec.window + 1);
-        windows_[spec.window] = {reinterpret_cast<__le64*>(marks(i)), counts(i), &summary(i),
-                                 spec.npages, static_cast<u32>(i)};
+        windows_.at<pvd_window>(0)[spec.window] = {reinterpret_cast<__le64*>(marks(i)), counts(i),
+                                                   &summary(i), spec.npages, static_cast<u32>(i)};
     }
-    core_ = {&control(), &top(), windows_.data(), windows_.size()};
+    core_ = {&control(), &top(), windows_.at<pvd_window>(0), sections_.back().window + 1};
 }
 
 bool GuestLog::covers(std::uint64_t pfn) const noexcept {
@@ -78,7 +78,7 @@ std::uint8_t* GuestLog::counts(std::size_t index) const noexcept {
 }
 
 std::uint8_t& GuestLog::count(std::uint64_t pfn) const noexcept {
-    return windows_[pfn >> PVDIRTY_WINDOW_SHIFT].counts[pfn % PVDIRTY_WINDOW_PAGES];
+    return core_.windows[pfn >> PVDIRTY_WINDOW_SHIFT].counts[pfn % PVDIRTY_WINDOW_PAGES];
 }
 
 } // namespace pvdirty::test

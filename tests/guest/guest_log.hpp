@@ -43,14 +43,14 @@ public:
     /** The counter of a page that a section covers. */
     [[nodiscard]] std::uint8_t& count(std::uint64_t pfn) const noexcept;
 
-    /** What the guest core works on. */
+    /** What the guest core works on; as concurrent as the core is. */
     [[nodiscard]] pvd_log* core() noexcept { return &core_; }
 
 private:
     Ram& ram_;
     std::uint64_t addr_;
     std::vector<SectionSpec> sections_;
-    std::vector<pvd_window> windows_;
+    Ram windows_; // a sparse array of pvd_window
     pvd_log core_{};
 };
 
