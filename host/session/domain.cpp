@@ -26,7 +26,10 @@ void Port::reset() {
 }
 
 void Port::enumerated() {
-    domain_.drop_registration(PVDIRTY_OK);
+    // A port that nobody registered is new to this kernel too: hot-plugged, or at boot.
+    if (capability_.registered()) {
+        domain_.drop_registration(PVDIRTY_OK);
+    }
 }
 
 void Port::save(std::span<std::uint8_t, port_state_len> out) const noexcept {
@@ -134,24 +137,13 @@ void Domain::drop_log() {
 
 /* All ports at once; error PVDIRTY_OK puts their registers back to power-on values. */
 void Domain::drop_registration(pvdirty_error error) {
-    bool any = false;
     for (Port& port : ports_) {
-        any = any || port.capability_.registered();
-        if (error == PVDIRTY_OK) {
-            continue;
-        }
-        if (port.uses_log_) {
-            port.capability_.revoke(error);
-        }
-    }
-    if (!any) {
-        return; // firmware and the first kernel enumerate the ports too
-    }
-    for (Port& port : ports_) {
-        port.uses_log_ = false;
         if (error == PVDIRTY_OK) {
             port.capability_.reset();
+        } else if (port.uses_log_) {
+            port.capability_.revoke(error);
         }
+        port.uses_log_ = false;
     }
     drop_log();
     latch(error == PVDIRTY_OK ? "a new kernel enumerates the ports: the registration is dropped"

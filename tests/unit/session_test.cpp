@@ -497,6 +497,12 @@ TEST_CASE("ports: a new kernel that enumerates one drops them all", "[ports]") {
         CHECK(vm.guest.ram.holds() == 0);
         CHECK(vm.domain.why_incomplete());
     }
+    SECTION("not for a port that is new to a guest that goes on") {
+        vm.track();
+        vm.domain.add_port("rp2", PVDIRTY_FEATURES_ALL).enumerated();
+        CHECK(vm.domain.log());
+        CHECK_FALSE(vm.domain.why_incomplete());
+    }
 }
 
 TEST_CASE("ports: RAM that goes takes the log with it", "[ports]") {

@@ -97,8 +97,10 @@ void pvd_port_config_write(struct pvd_port* p, uint32_t offset, uint32_t value,
 void pvd_port_reset(struct pvd_port* p) PVD_NOEXCEPT;
 
 /**
- * The guest enumerates the port anew (BAR sizing): a new kernel is running
- * that knows nothing of the registration. Drops the domain's registration.
+ * The guest enumerates the port (BAR sizing). If the port is registered, a new
+ * kernel is running that knows nothing of it: the domain's registration is
+ * dropped. A port that is not registered is new to the guest, and nothing
+ * happens.
  */
 void pvd_port_enumerated(struct pvd_port* p) PVD_NOEXCEPT;
 
