@@ -4,6 +4,7 @@
 import sys
 
 import bad_input
+import judges
 import life
 import provisioning
 import runs
@@ -13,6 +14,8 @@ CASES = {
     "sources": provisioning.sources,
     "not-root": provisioning.not_root,
     "second-start": provisioning.second_start,
+    "judge-rules": judges.rules,
+    "check-counting": judges.counting,
     "demo-table": runs.demo_table,
     "migrate-e1000e": runs.migrate_e1000e,
     "migrate-virtio-blk": runs.migrate_virtio_blk,

@@ -5,7 +5,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -23,9 +22,8 @@ from harness.base import (
     LOGS,
     HarnessError,
     Interrupted,
-    die_with_parent,
     interrupt_on_signals,
-    kill_group,
+    run_group,
     say,
 )
 from harness.cli import Parser
@@ -107,22 +105,12 @@ def run_label(label: str, done: list[str], full: bool) -> Tally:
     argv += ["--output-junit", str(junit), "--output-on-failure", "--no-tests=ignore"]
     argv += ["-j", str(os.cpu_count() or 1)]
     start = time.monotonic()
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent())
-    try:
-        process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)  # Tests clean up after themselves.
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
-        kill_group(process)
-        raise
+    code = run_group(argv, grace=10)  # Interrupted tests clean up after themselves.
     tally.minutes = (time.monotonic() - start) / 60
     if junit.exists():
         read_results(junit, tally)
-    elif process.returncode:
-        tally.failed.append(f"ctest itself (exit code {process.returncode})")
+    elif code:
+        tally.failed.append(f"ctest itself (exit code {code})")
     return tally
 
 

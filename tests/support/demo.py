@@ -149,6 +149,7 @@ def all_runs(options: argparse.Namespace) -> int:
                 broken = report.judge(outcome)
                 failures += broken
                 if broken:
+                    failures += [f"{mode}: {message}" for message in outcome.messages]
                     code = EXIT_FAILED
     finally:
         if options.json:

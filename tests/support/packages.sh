@@ -151,7 +151,7 @@ setup() {
 	fi
 	# Lists older than a day may name packages that the archive has dropped.
 	if [ -z "$(find "$apt/updated" -mmin -1440 2>/dev/null)" ]; then
-		echo "reading package lists"
+		echo "reading package lists" >&2
 		apt-get "${apt_options[@]}" -q update >"$log" 2>&1 || fail "apt-get update failed"
 		touch "$apt/updated"
 	fi
@@ -181,7 +181,7 @@ install_missing() {
 		exit 1
 	fi
 	setup
-	echo "installing ${#need[@]} packages: ${need[*]}"
+	echo "installing ${#need[@]} packages: ${need[*]}" >&2
 	DEBIAN_FRONTEND=noninteractive apt-get "${apt_options[@]}" -qy \
 		--no-install-recommends install "${need[@]}" >"$log" 2>&1 </dev/null ||
 		fail "apt-get install failed"
@@ -199,7 +199,7 @@ sources)
 	derive_sources "${@:2}" || die "no entry for Debian's $suite archive in ${*:2}"
 	;;
 apt-get | apt-cache)
-	setup >&2
+	setup
 	exec "$1" "${apt_options[@]}" "${@:2}"
 	;;
 *)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 TOP = Path(__file__).resolve().parents[3]
 BUILD = TOP / "build"
@@ -87,6 +88,36 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def run_group(
+    argv: Sequence[str | Path],
+    grace: float,
+    cwd: Path | None = None,
+    output: IO[bytes] | None = None,
+) -> int:
+    """Runs a command in a process group of its own; returns its exit code.
+
+    An interruption ends the group: SIGTERM, and SIGKILL after `grace` seconds.
+    """
+    process = subprocess.Popen(
+        [str(a) for a in argv],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        preexec_fn=die_with_parent(),
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+        kill_group(process)
+        raise
+
+
 def last_lines(path: Path, count: int = 15) -> str:
     """The end of a text file, for error messages."""
     try:
@@ -116,19 +147,7 @@ def command(
     LOGS.mkdir(parents=True, exist_ok=True)
     path = LOGS / log
     with path.open("ab" if append else "wb") as out:
-        process = subprocess.Popen(
-            [str(a) for a in argv],
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent(),
-        )
-        try:
-            status = process.wait()
-        except BaseException:
-            kill_group(process)
-            raise
+        status = run_group(argv, grace=2, cwd=cwd, output=out)
     if status != 0:
         raise HarnessError(f"{last_lines(path)}\n{what} failed; the whole log is {path}")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import guest_image
-from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command, say
+from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command, run_group, say
 
 KERNELS = {
     "6.1": re.compile(r"linux-image-6\.1\.0-\d+-amd64"),
@@ -52,8 +52,8 @@ def _locked() -> Iterator[None]:
 
 def install_packages() -> None:
     """Installs missing Debian packages, or names the command that does."""
-    # Its messages are for the user as they stand; they go to our stderr.
-    if subprocess.run([PACKAGES, "install"], stdout=2, check=False).returncode:
+    # Its messages are for the user as they stand. dpkg is not to be cut short.
+    if run_group([PACKAGES, "install"], grace=60):
         raise HarnessError("")
 
 

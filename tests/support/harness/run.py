@@ -86,6 +86,7 @@ class Outcome:
     lost_outside_oracle: int
     guest_errors: int
     resumed: bool  # did the destination go on, where it was asked to?
+    messages: list[str]  # the plug-in's errors on either side
 
 
 class MigrationRefused(HarnessError):
@@ -303,6 +304,7 @@ def run(
             if mode in ("clean", "log"):
                 resumed = resume(destination, config, generator, progress)
                 errors = destination.load().errors
+            messages = [f"{vm.name}: {m}" for vm in (source, destination) for m in vm.messages()]
         except QmpClosed as error:
             complaint = source.complaint() or source.guest_trouble()
             raise HarnessError(f"{error}: {complaint}") from error
@@ -326,4 +328,5 @@ def run(
         downtime_ms=info["downtime"],
         guest_io_bytes=after.io_bytes - before.io_bytes,
     )
-    return Outcome(result, found.get("pages_lost_outside_oracle", 0), errors, resumed)
+    outside = found.get("pages_lost_outside_oracle", 0)
+    return Outcome(result, outside, errors, resumed, messages)

@@ -187,13 +187,20 @@ class Vm:
             self._qmp = None
         kill_group(self.process)
 
-    def complaint(self) -> str:
-        """QEMU's own words in one line: those that name pvdirty, else its last."""
+    def _log_lines(self) -> list[str]:
+        """QEMU's errors, without its name."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
         lines = [re.sub(r"^\S*qemu-system\S*: ", "", line) for line in lines if line]
-        lines = [line for line in lines if not line.startswith(("info:", "warning:"))]
-        ours = [found.group() for line in lines if (found := _OURS.search(line))]
-        return "; ".join(dict.fromkeys(ours)) or (lines[-1] if lines else "")
+        return [line for line in lines if not line.startswith(("info:", "warning:"))]
+
+    def messages(self) -> list[str]:
+        """The plug-in's errors, each once."""
+        found = [match.group() for line in self._log_lines() if (match := _OURS.search(line))]
+        return list(dict.fromkeys(found))
+
+    def complaint(self) -> str:
+        """QEMU's own words in one line: the plug-in's, else the last."""
+        return "; ".join(self.messages() or self._log_lines()[-1:])
 
     def call(self, command: str, **arguments: Any) -> Any:
         """A QMP command."""
