@@ -18,7 +18,7 @@
 #define ARENA_PAGES 8192u /* 32 MiB for each thread */
 #define LONGEST_PAGES 16u /* 64 KiB in one request */
 #define WRITE_EVERY 4u
-#define SWEEP 4u /* pages looked at again for each page read */
+#define SWEEP 8u /* pages looked at again for each page read */
 
 /* What a page of the arena must hold. */
 struct expected {

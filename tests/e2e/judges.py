@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The judges themselves: each rule, and each way a test can end, must be told."""
+
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import check
+from support import BUILD, expect
+
+from harness import report
+from harness.run import Outcome, RunResult
+
+GOOD = Outcome(
+    RunResult(
+        mode="log",
+        driver="e1000e",
+        kernel="6.1",
+        memory_bytes=512 << 20,
+        pages_total=131072,
+        bytes_compared=512 << 20,
+        pages_dma_written=1000,
+        pages_marked=1000,
+        pages_in_flight=10,
+        pages_lost=0,
+        pages_uncovered=0,
+        pages_overmarked=50,
+        pages_last_pass=131072 // 4 - 1,
+        answered_all_dirty=0,
+        passes=5,
+        ram_bytes_sent=1,
+        downtime_ms=1,
+        guest_io_bytes=1,
+    ),
+    lost_outside_oracle=0,
+    guest_errors=0,
+    resumed=True,
+    messages=[],
+)
+GOOD_OFF = replace(
+    GOOD, result=replace(GOOD.result, mode="off", pages_lost=9, pages_uncovered=9), resumed=False
+)
+GOOD_CLEAN = replace(GOOD, result=replace(GOOD.result, mode="clean", pages_dma_written=0))
+GOOD_TOUCH = replace(GOOD_OFF, result=replace(GOOD_OFF.result, mode="touch"))
+
+
+def _expect_broken(outcome: Outcome, word: str, **changes: int) -> None:
+    outcome = replace(outcome, result=replace(outcome.result, **changes))
+    broken = report.judge(outcome)
+    expect(len(broken) == 1 and word in broken[0], f"{changes}: {broken}")
+
+
+def rules() -> None:
+    """Every rule of demo's verdict breaks by itself, with its own sentence."""
+    for good in (GOOD, GOOD_OFF, GOOD_CLEAN, GOOD_TOUCH):
+        expect(report.judge(good) == [], f"{good.result.mode}: {report.judge(good)}")
+        _expect_broken(good, "compared", bytes_compared=(512 << 20) - 1)
+        _expect_broken(good, "no I/O", guest_io_bytes=0)
+    for good in (GOOD, GOOD_OFF, GOOD_TOUCH):
+        _expect_broken(good, "no DMA", pages_dma_written=0)
+        _expect_broken(replace(good, lost_outside_oracle=1), "not written by a covered device")
+    for good in (GOOD, GOOD_CLEAN):
+        _expect_broken(replace(good, resumed=False), "did not go on")
+        _expect_broken(replace(good, guest_errors=1), "errors in its data")
+    _expect_broken(GOOD, "1 pages were lost", pages_lost=1)
+    _expect_broken(GOOD, "not covered", pages_uncovered=1)
+    _expect_broken(GOOD, "answered all-dirty", answered_all_dirty=1)
+    _expect_broken(GOOD, "last pass", pages_last_pass=131072 // 4)
+    _expect_broken(GOOD, "never written", pages_overmarked=51)
+    _expect_broken(GOOD, "no page was marked", pages_marked=0, pages_overmarked=0)
+    _expect_broken(GOOD_CLEAN, "differ without", pages_lost=1)
+    _expect_broken(GOOD_OFF, "proves nothing", pages_lost=0)
+    _expect_broken(GOOD_OFF, "nothing uncovered", pages_uncovered=0)
+
+
+PROJECT = """\
+cmake_minimum_required(VERSION 3.25)
+project(counting NONE)
+enable_testing()
+add_test(NAME passes COMMAND true)
+add_test(NAME fails COMMAND false)
+add_test(NAME skips COMMAND sh -c "echo 'SKIP: no such device'; exit 77")
+add_test(NAME missing COMMAND /nonexistent/program)
+add_test(NAME late COMMAND sleep 60)
+set_tests_properties(skips PROPERTIES SKIP_RETURN_CODE 77)
+set_tests_properties(late PROPERTIES TIMEOUT 1)
+"""
+
+
+def counting() -> None:
+    """check counts what ctest reports: only what ran and succeeded has passed."""
+    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+        top = Path(scratch)
+        (top / "CMakeLists.txt").write_text(PROJECT)
+        subprocess.run(["cmake", "-S", top, "-B", top / "b"], check=True)
+        junit = top / "out.xml"
+        subprocess.run(["ctest", "--test-dir", top / "b", "--output-junit", junit], check=False)
+        tally = check.Tally("counting")
+        check.read_results(junit, tally)
+    expect(tally.passed == 1, f"passed: {tally.passed}")
+    failed = sorted(name.partition(":")[0] for name in tally.failed)
+    expect(failed == ["fails", "late", "missing"], f"failed: {tally.failed}")
+    expect(tally.skipped == ["skips: no such device"], f"skipped: {tally.skipped}")
+    expect(check.summary([tally]) == 1, "exit code with failures")
+    expect(check.summary([check.Tally("none")]) == 1, "exit code when nothing ran")
+    expect(check.summary([check.Tally("one", passed=1)]) == 0, "exit code when all passed")
