@@ -42,6 +42,9 @@ void Ram::release(HeldRam ram) noexcept {
 
 void Ram::written(std::uint64_t gpa, std::uint64_t len) noexcept {
     written_calls_++;
+    if (on_written_) {
+        on_written_();
+    }
     if (len == 0 || gpa < gpa_ || len > size_ || gpa - gpa_ > size_ - len) {
         written_outside_ = true;
         return;

@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <set>
+#include <utility>
 
 #include "pvdirty/memory.hpp"
 
@@ -36,6 +38,8 @@ public:
     /** Calls of written(), and whether one left the region. */
     [[nodiscard]] int written_calls() const noexcept { return written_calls_; }
     [[nodiscard]] bool written_outside() const noexcept { return written_outside_; }
+    /** Called inside each written(): the guest's CPUs run at any moment, so also then. */
+    void on_written(std::function<void()> hook) { on_written_ = std::move(hook); }
     /** Makes the host's view of later holds unaligned by so many bytes. */
     void skew_views(std::size_t bytes) noexcept { skew_ = bytes; }
 
@@ -48,6 +52,7 @@ private:
     int written_calls_ = 0;
     bool written_outside_ = false;
     std::set<std::uint64_t> written_;
+    std::function<void()> on_written_;
 };
 
 } // namespace pvdirty::test
