@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -72,7 +73,7 @@ struct pvd_device {
 // The prototypes are in pvdirty.h; noexcept is ours, so that no exception crosses into C.
 struct pvd_domain* pvd_domain_new(const struct pvd_vmm_ops* ops, void* opaque,
                                   uint32_t id) noexcept {
-    return new pvd_domain(*ops, opaque, id);
+    return std::make_unique<pvd_domain>(*ops, opaque, id).release();
 }
 
 void pvd_domain_free(struct pvd_domain* d) noexcept {
@@ -81,7 +82,8 @@ void pvd_domain_free(struct pvd_domain* d) noexcept {
 
 struct pvd_port* pvd_port_new(struct pvd_domain* d, const char* name,
                               uint32_t host_features) noexcept {
-    return new pvd_port{*d, d->domain.add_port(name, host_features)};
+    return std::make_unique<pvd_port>(pvd_port{*d, d->domain.add_port(name, host_features)})
+        .release();
 }
 
 void pvd_port_free(struct pvd_port* p) noexcept {
@@ -108,9 +110,9 @@ void pvd_port_enumerated(struct pvd_port* p) noexcept {
 
 struct pvd_device* pvd_device_add(struct pvd_port* p, const char* name, void* opaque) noexcept {
     const VmmMemory& memory = p->owner.memory;
-    return new pvd_device{p->owner, p->owner.domain.add_device(p->port, name, [&memory, opaque] {
-                              return memory.rid(opaque);
-                          })};
+    pvdirty::Device& device =
+        p->owner.domain.add_device(p->port, name, [&memory, opaque] { return memory.rid(opaque); });
+    return std::make_unique<pvd_device>(pvd_device{p->owner, device}).release();
 }
 
 void pvd_device_remove(struct pvd_device* dev) noexcept {

@@ -12,6 +12,7 @@
 #ifndef PVDIRTY_PVDIRTY_H
 #define PVDIRTY_PVDIRTY_H
 
+// NOLINTBEGIN(modernize-*): this header is C
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -226,4 +227,5 @@ bool pvd_port_load(struct pvd_port* p, const uint8_t* in, size_t len, char* why,
 }
 #endif
 
+// NOLINTEND(modernize-*)
 #endif /* PVDIRTY_PVDIRTY_H */
