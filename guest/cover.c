@@ -305,11 +305,6 @@ static u8 bind(struct pvd_dev *pd)
 		pd->layer = pvd_attach_new(pd->dev);
 	if (!pd->layer)
 		return PVDIRTY_R_NO_MEMORY;
-	if (!pin(pd)) {
-		/* The module is going; the device must not reach our code. */
-		pvd_attach_remove(pd->layer);
-		return PVDIRTY_R_OTHER_OPS;
-	}
 	reason = pvd_attach_bind(pd->layer, features_of(pd));
 	return drives_user_dma(pd->dev) ? PVDIRTY_R_USER_DMA : reason;
 }
@@ -321,11 +316,16 @@ void pvd_cover_bind(struct device *dev)
 
 	mutex_lock(&pvdirty.lock);
 	pd = find(dev);
-	if (pd) {
+	if (pd && pin(pd)) {
 		pd->bound = true;
 		reason = bind(pd);
 		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
 				       PVDIRTY_DEV_TRACKED, reason);
+		if (!pd->layer)
+			unpin(pd);
+	} else if (pd && pd->layer) {
+		/* The module is going; the device must not reach our code. */
+		pvd_attach_remove(pd->layer);
 	}
 	mutex_unlock(&pvdirty.lock);
 }

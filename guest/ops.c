@@ -13,6 +13,7 @@
  * Order: counted before the driver gets the address; marked and counted out
  * before the address becomes invalid.
  */
+#include <linux/completion.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
 #include <linux/iommu.h>
@@ -31,6 +32,7 @@
  * @log: the log, or NULL when touching was negotiated
  * @dev: the device
  * @held: mappings and allocations of any direction, sum over all CPUs
+ * @freed: who frees the layer waits for this
  */
 struct pvd_layer {
 	const struct dma_map_ops ops;
@@ -38,6 +40,7 @@ struct pvd_layer {
 	struct pvd_log *log;
 	struct device *dev;
 	long __percpu *held;
+	struct completion *freed;
 };
 
 static inline struct pvd_layer *to_layer(struct device *dev)
@@ -407,9 +410,11 @@ static u8 private_memory(struct device *dev)
 static void release_shadow(struct device *shadow)
 {
 	struct pvd_layer *layer = container_of(shadow, struct pvd_layer, shadow);
+	struct completion *freed = layer->freed;
 
 	free_percpu(layer->held);
 	kfree(layer);
+	complete(freed);
 }
 
 /*
@@ -543,7 +548,12 @@ void pvd_attach_remove(struct pvd_layer *layer)
 
 void pvd_attach_free(struct pvd_layer *layer)
 {
+	DECLARE_COMPLETION_ONSTACK(freed);
+
 	/* The copy is freed with the shadow's other managed memory. */
 	layer->shadow.dma_range_map = NULL;
+	layer->freed = &freed;
 	put_device(&layer->shadow);
+	/* A debugging kernel releases later; our code must not go before. */
+	wait_for_completion(&freed);
 }
