@@ -53,7 +53,7 @@ bool pvdirty_migrate_final(void)
 
 static bool tolerated(void)
 {
-    return pvdirty_vm_blind() || pvdirty_vm.policy == PVDIRTY_ALL_DIRTY;
+    return pvdirty_vm.blind || pvdirty_vm.policy == PVDIRTY_ALL_DIRTY;
 }
 
 /* One line that says why a migration must not start, or NULL. */
@@ -212,9 +212,10 @@ static int save_setup(QEMUFile *f, void *opaque)
     return why ? -EPERM : 0;
 }
 
+/* The early check, over all ports; each port's own state has the exact one. */
 static int load_state(QEMUFile *f, void *opaque, int version_id)
 {
-    uint32_t used = qemu_get_be32(f);
+    uint32_t used = qemu_get_be32(f), offered = 0;
     PVDirtyPort *p;
 
     if (used && QTAILQ_EMPTY(&pvdirty_vm.ports)) {
@@ -223,16 +224,13 @@ static int load_state(QEMUFile *f, void *opaque, int version_id)
         return -EINVAL;
     }
     QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
-        uint32_t offered = features_of(p, offsetof(struct pvdirty_cap,
-                                                   host_features));
-
-        if (used & ~offered) {
-            error_report("pvdirty: the guest uses features 0x%x that port %s "
-                         "here does not offer; start it with the source's "
-                         "touch, bitmap and inflight", used & ~offered,
-                         DEVICE(p)->id ? DEVICE(p)->id : PCI_DEVICE(p)->name);
-            return -EINVAL;
-        }
+        offered |= features_of(p, offsetof(struct pvdirty_cap, host_features));
+    }
+    if (used & ~offered) {
+        error_report("pvdirty: the guest uses features 0x%x that the ports "
+                     "here do not offer; start them with the source's touch, "
+                     "bitmap and inflight", used & ~offered);
+        return -EINVAL;
     }
     return 0;
 }
@@ -252,14 +250,18 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
     uint64_t bytes;
 
     if (pages == UINT64_MAX) {
-        if (pvdirty_vm_blind()) {
+        if (qatomic_read(&pvdirty_vm.blind)) {
+            return;
+        }
+        if (pvdirty_vm.policy == PVDIRTY_ALL_DIRTY &&
+            !pvdirty_vm.final_limit) {
+            /*
+             * As asked for: if it counted, only a downtime limit that all of
+             * RAM fits in would let the migration end.
+             */
             return;
         }
         bytes = total;
-        if (pvdirty_vm.policy == PVDIRTY_ALL_DIRTY &&
-            !pvdirty_vm.final_limit) {
-            limit = UINT64_MAX;
-        }
     } else {
         bytes = pages << PVDIRTY_PAGE_SHIFT;
     }
@@ -277,6 +279,8 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
         fail(why);
         qemu_mutex_unlock_iothread();
         qemu_file_set_error(f, -EPERM);
+        /* No reason to stop the VM in this round. */
+        *precopy_only += MAX(bytes, threshold);
         return;
     }
     *precopy_only += bytes;
@@ -297,7 +301,7 @@ static SaveVMHandlers stream_ops = {
  */
 int pvdirty_migrate_pre_save(PVDirtyPort *p)
 {
-    if (has_covered_device() && !pvdirty_vm_blind() &&
+    if (has_covered_device() && !pvdirty_vm.blind &&
         (!pvdirty_migrate_final() || migration_in_postcopy())) {
         fail("pvdirty: only a pre-copy migration can be right with a device "
              "below a port; unplug it first");

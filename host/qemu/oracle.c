@@ -21,10 +21,14 @@
  * until after it saw the completion, which QEMU signals after the write is
  * finished; and it marks before it lowers the counter. So if the counter reads
  * 0, the mapping that the write went through is gone, its mark was set before
- * that, and after the previous harvest: this harvest must find it. A hand-out
- * that was never followed by a finished write (an aborted request) is
- * forgotten once its page was harvested and the second look finds the counter
- * at 0; if the counter was not 0, the mapping's own mark is still to come.
+ * that, and after the previous harvest: this harvest must find it.
+ *
+ * A hand-out need not be followed by a finished write (an aborted request). It
+ * is forgotten once its page was harvested and the second look finds the
+ * counter at 0. If that finds it above 0, the mapping's mark may still come,
+ * or may be the one just taken, from a release that has yet to lower the
+ * counter: such a page (TAKEN) is forgotten without a mark when its counter is
+ * 0. A new hand-out of the page begins anew.
  *
  * No missed page. A finished write stays recorded until its page is harvested:
  * since it was recorded before the marks were read, the page is then sent with
@@ -56,6 +60,7 @@ enum {
     MARKED,     /* marked in this session */
     UNCOVERED,  /* failed the check in this session */
     AT_START,   /* in flight when the session started */
+    TAKEN,      /* handed; then its mark was taken, and the counter not 0 */
     NOW_MARKED, /* of one harvest */
     NOW_FLYING, /* of one harvest */
     NSETS
@@ -108,15 +113,16 @@ void pvdirty_oracle_handed(hwaddr gpa)
     if (PAGE(gpa) < oracle.pages) {
         set_bit(PAGE(gpa), oracle.set[EVER]);
         set_bit(PAGE(gpa), oracle.set[HANDED]);
+        clear_bit(PAGE(gpa), oracle.set[TAKEN]);
     }
 }
 
-static bool was_handed(hwaddr gpa)
+bool pvdirty_oracle_was_handed(hwaddr gpa)
 {
-    return test_bit(PAGE(gpa), oracle.set[EVER]);
+    return PAGE(gpa) < oracle.pages && test_bit(PAGE(gpa), oracle.set[EVER]);
 }
 
-static void note_written(hwaddr gpa)
+void pvdirty_oracle_written(hwaddr gpa)
 {
     set_bit(PAGE(gpa), oracle.set[WRITTEN]);
     set_bit(PAGE(gpa), oracle.set[SESSION]);
@@ -127,14 +133,14 @@ static void take_written(void)
     PVDirtyPort *p;
 
     QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
-        pvdirty_untracked_take_written(p, was_handed, note_written);
+        pvdirty_untracked_take_written(p);
     }
 }
 
 void pvdirty_oracle_session(void)
 {
     static const int fresh[] = {
-        WRITTEN, SESSION, MARKED, UNCOVERED, AT_START
+        WRITTEN, SESSION, MARKED, UNCOVERED, AT_START, TAKEN
     };
     struct pvd_stats stats;
     uint64_t pfn;
@@ -195,10 +201,11 @@ static void audit(uint64_t i)
     unsigned long **set = oracle.set;
     unsigned long flying = set[NOW_FLYING][i];
     unsigned long marked = set[NOW_MARKED][i];
-    unsigned long uncovered =
-        (set[WRITTEN][i] | set[HANDED][i]) & ~flying & ~marked;
     unsigned long over = set[HANDED][i] & marked;
+    unsigned long uncovered;
 
+    set[HANDED][i] &= ~(set[TAKEN][i] & ~flying & ~marked);
+    uncovered = (set[WRITTEN][i] | set[HANDED][i]) & ~flying & ~marked;
     set[UNCOVERED][i] |= uncovered;
     set[MARKED][i] |= marked;
     set[WRITTEN][i] &= ~(marked | uncovered);
@@ -206,7 +213,9 @@ static void audit(uint64_t i)
     while (over) {
         int bit = ctzl(over);
 
-        if (!pvd_page_in_flight(pvdirty_vm.domain, i * 64 + bit)) {
+        if (pvd_page_in_flight(pvdirty_vm.domain, i * 64 + bit)) {
+            set_bit(bit, &set[TAKEN][i]);
+        } else {
             clear_bit(bit, &set[HANDED][i]);
         }
         over &= over - 1;

@@ -32,6 +32,10 @@ void pvdirty_oracle_session(void);
 /* A device gets this page to write to. */
 void pvdirty_oracle_handed(hwaddr gpa);
 
+/* Was it ever? Then QEMU has finished a write to it. */
+bool pvdirty_oracle_was_handed(hwaddr gpa);
+void pvdirty_oracle_written(hwaddr gpa);
+
 /*
  * pvd_harvest(), audited; x-test-drop-marks suppresses marks here, before
  * anybody sees them.

@@ -104,8 +104,8 @@ static void port_realize(DeviceState *dev, Error **errp)
     }
     if (!add_capability(p, errp) ||
         (p->test_untracked && !pvdirty_untracked_realize(p, errp))) {
-        base_exit(PCI_DEVICE(dev));
-        pvdirty_vm_remove_port(p);
+        /* The base is realized: all of it must go, our port_exit() too. */
+        DEVICE_GET_CLASS(dev)->unrealize(dev);
         return;
     }
     if (p->test_blind) {

@@ -90,6 +90,26 @@ static AddressSpace *device_address_space(PCIBus *bus, void *opaque, int devfn)
     return &p->untracked->iommu_as;
 }
 
+/* QEMU's dirty bits of the shadow, which it sets when a write is finished. */
+static DirtyBitmapSnapshot *take_bits(PVDirtyShadow *s)
+{
+    return cpu_physical_memory_snapshot_and_clear_dirty(&s->mr, 0, s->ram.size,
+                                                        DIRTY_MEMORY_VGA);
+}
+
+static void take_written(PVDirtyShadow *s)
+{
+    g_autofree DirtyBitmapSnapshot *bits = take_bits(s);
+
+    for (hwaddr at = 0; at < s->ram.size; at += PVDIRTY_PAGE_SIZE) {
+        if (pvdirty_oracle_was_handed(s->ram.gpa + at) &&
+            memory_region_snapshot_get_dirty(&s->mr, bits, at,
+                                             PVDIRTY_PAGE_SIZE)) {
+            pvdirty_oracle_written(s->ram.gpa + at);
+        }
+    }
+}
+
 static PVDirtyShadow *shadow_new(PVDirtyPort *p, const PVDirtyRam *r)
 {
     PVDirtyUntracked *u = p->untracked;
@@ -111,8 +131,8 @@ static PVDirtyShadow *shadow_new(PVDirtyPort *p, const PVDirtyRam *r)
     s->host = host;
     name = g_strdup_printf("pvdirty-shadow-%" HWADDR_PRIx, r->gpa);
     memory_region_init_ram_ptr(&s->mr, OBJECT(s), name, r->size, host);
-    /* QEMU sets a VGA bit when it has finished a write: see oracle.c. */
     memory_region_set_log(&s->mr, true, DIRTY_MEMORY_VGA);
+    g_free(take_bits(s)); /* a new block is all dirty */
     memory_region_add_subregion_overlap(&u->root, r->gpa, &s->mr, 1);
     QLIST_INSERT_HEAD(&u->shadows, s, next);
     return s;
@@ -120,6 +140,7 @@ static PVDirtyShadow *shadow_new(PVDirtyPort *p, const PVDirtyRam *r)
 
 static void shadow_remove(PVDirtyUntracked *u, PVDirtyShadow *s)
 {
+    take_written(s);
     memory_region_del_subregion(&u->root, &s->mr);
     QLIST_REMOVE(s, next);
     object_unref(OBJECT(s));
@@ -182,28 +203,13 @@ void pvdirty_untracked_update(PVDirtyPort *p)
     pvdirty_oracle_resize();
 }
 
-void pvdirty_untracked_take_written(PVDirtyPort *p,
-                                    pvdirty_page_test_fn *wanted,
-                                    pvdirty_page_fn *written)
+void pvdirty_untracked_take_written(PVDirtyPort *p)
 {
-    PVDirtyUntracked *u = p->untracked;
     PVDirtyShadow *s;
 
-    if (!u || !u->live) {
-        return;
-    }
-    QLIST_FOREACH(s, &u->shadows, next) {
-        g_autofree DirtyBitmapSnapshot *snap =
-            cpu_physical_memory_snapshot_and_clear_dirty(&s->mr, 0,
-                                                         s->ram.size,
-                                                         DIRTY_MEMORY_VGA);
-
-        for (hwaddr at = 0; at < s->ram.size; at += PVDIRTY_PAGE_SIZE) {
-            if (wanted(s->ram.gpa + at) &&
-                memory_region_snapshot_get_dirty(&s->mr, snap, at,
-                                                 PVDIRTY_PAGE_SIZE)) {
-                written(s->ram.gpa + at);
-            }
+    if (p->untracked && p->untracked->live) {
+        QLIST_FOREACH(s, &p->untracked->shadows, next) {
+            take_written(s);
         }
     }
 }
@@ -258,6 +264,8 @@ void pvdirty_untracked_exit(PVDirtyPort *p)
     QLIST_FOREACH_SAFE(s, &u->shadows, next, tmp) {
         shadow_remove(u, s);
     }
+    /* Region and container have one owner: the alias would keep it alive. */
+    memory_region_del_subregion(&u->root, &u->system);
     memory_region_transaction_commit();
     address_space_destroy(&u->iommu_as);
     address_space_destroy(&u->as);

@@ -5,8 +5,6 @@
 
 #include "vm.h"
 
-typedef bool pvdirty_page_test_fn(hwaddr gpa);
-
 /* For a port with x-test-untracked; false with an error when RAM is not in a
  * shared file. */
 bool pvdirty_untracked_realize(PVDirtyPort *p, Error **errp);
@@ -19,12 +17,10 @@ void pvdirty_untracked_finalize(PVDirtyPort *p);
 void pvdirty_untracked_update(PVDirtyPort *p);
 
 /*
- * Calls written() for each page that QEMU has finished writing for a device
- * since the last call, among those that wanted() names.
+ * Tells the oracle of each page that QEMU has finished writing for a device
+ * since the last call.
  */
-void pvdirty_untracked_take_written(PVDirtyPort *p,
-                                    pvdirty_page_test_fn *wanted,
-                                    pvdirty_page_fn *written);
+void pvdirty_untracked_take_written(PVDirtyPort *p);
 
 void pvdirty_untracked_register(void);
 

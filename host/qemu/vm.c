@@ -52,7 +52,8 @@ static GArray *ram_array_new(void)
     return a;
 }
 
-const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa)
+/* Index of the first stretch that ends above gpa. */
+static guint ram_index(hwaddr gpa)
 {
     guint lo = 0, hi = pvdirty_vm.ram->len;
 
@@ -60,15 +61,25 @@ const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa)
         guint mid = lo + (hi - lo) / 2;
         const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, mid);
 
-        if (gpa < r->gpa) {
-            hi = mid;
-        } else if (gpa - r->gpa >= r->size) {
+        if (gpa >= r->gpa + r->size) {
             lo = mid + 1;
         } else {
-            return r;
+            hi = mid;
         }
     }
-    return NULL;
+    return lo;
+}
+
+const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa)
+{
+    guint i = ram_index(gpa);
+    const PVDirtyRam *r;
+
+    if (i == pvdirty_vm.ram->len) {
+        return NULL;
+    }
+    r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+    return r->gpa <= gpa ? r : NULL;
 }
 
 uint64_t pvdirty_vm_ram_bytes(void)
@@ -89,27 +100,33 @@ void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len)
     memory_region_set_dirty(ram->mr, offset, len);
 }
 
-/* Dirties what is RAM of [gpa, gpa + len). */
+/*
+ * Dirties what is RAM of [gpa, gpa + len). A guest may mark what is not, and
+ * often: the search ends where the stretches do.
+ */
 static void set_dirty(hwaddr gpa, uint64_t len)
 {
-    while (len) {
-        const PVDirtyRam *r = pvdirty_vm_ram_at(gpa);
-        uint64_t n = r ? MIN(len, r->gpa + r->size - gpa)
-                       : MIN(len, PVDIRTY_PAGE_SIZE);
+    hwaddr end = gpa + len;
 
-        if (r) {
-            pvdirty_ram_set_dirty(r, gpa, n);
+    for (guint i = ram_index(gpa); i < pvdirty_vm.ram->len; i++) {
+        const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+        hwaddr from = MAX(gpa, r->gpa), to = MIN(end, r->gpa + r->size);
+
+        if (from >= to) {
+            break;
         }
-        gpa += n;
-        len -= n;
+        pvdirty_ram_set_dirty(r, from, to - from);
     }
 }
 
+/*
+ * Whether it is migratable too is asked when the log is put there: a DIMM is
+ * mapped first and becomes migratable later, without another commit.
+ */
 static bool is_guest_ram(const MemoryRegionSection *s)
 {
     return memory_region_is_ram(s->mr) && !memory_region_is_ram_device(s->mr) &&
-           !memory_region_is_romd(s->mr) && !s->readonly && !s->nonvolatile &&
-           qemu_ram_is_migratable(s->mr->ram_block);
+           !memory_region_is_romd(s->mr) && !s->readonly && !s->nonvolatile;
 }
 
 static void map_begin(MemoryListener *listener)
@@ -135,10 +152,14 @@ static void map_add(MemoryListener *listener, MemoryRegionSection *s)
     }
 }
 
-/* Tells the library of every part of old that is no longer mapped there. */
-static void report_removed(const PVDirtyRam *old)
+/*
+ * Tells the library of every part of old that is no longer mapped there;
+ * true if there was one.
+ */
+static bool report_removed(const PVDirtyRam *old)
 {
     hwaddr at = old->gpa, end = old->gpa + old->size;
+    bool any = false;
 
     for (guint i = 0; i < pvdirty_vm.ram->len && at < end; i++) {
         const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
@@ -149,17 +170,21 @@ static void report_removed(const PVDirtyRam *old)
         }
         if (r->gpa > at) {
             pvd_ram_removed(pvdirty_vm.domain, at, r->gpa - at);
+            any = true;
         }
         at = r->gpa + r->size;
     }
     if (at < end) {
         pvd_ram_removed(pvdirty_vm.domain, at, end - at);
+        any = true;
     }
+    return any;
 }
 
 static void map_commit(MemoryListener *listener)
 {
     g_autoptr(GArray) old = NULL;
+    bool removed = false;
     PVDirtyPort *p;
 
     if (!next_ram) {
@@ -169,11 +194,14 @@ static void map_commit(MemoryListener *listener)
     g_array_sort(next_ram, ram_compare);
     pvdirty_vm.ram = g_steal_pointer(&next_ram);
     for (guint i = 0; i < old->len; i++) {
-        report_removed(&g_array_index(old, PVDirtyRam, i));
+        removed |= report_removed(&g_array_index(old, PVDirtyRam, i));
     }
     pvdirty_migrate_set_ram_bytes(pvdirty_vm_ram_bytes());
     QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
         pvdirty_untracked_update(p);
+    }
+    if (removed) {
+        pvdirty_vm_refresh(); /* the log may be gone: the guest can see it */
     }
 }
 
@@ -181,7 +209,8 @@ static struct pvd_ram vmm_ram_hold(void *opaque, uint64_t gpa, uint64_t len)
 {
     const PVDirtyRam *r = pvdirty_vm_ram_at(gpa);
 
-    if (!r || len > r->size - (gpa - r->gpa)) {
+    if (!r || len > r->size - (gpa - r->gpa) ||
+        !qemu_ram_is_migratable(r->mr->ram_block)) {
         return (struct pvd_ram) { NULL, NULL };
     }
     memory_region_ref(r->mr);
@@ -295,29 +324,20 @@ void pvdirty_vm_remove_port(PVDirtyPort *p)
     pvdirty_vm_refresh();
 }
 
-bool pvdirty_vm_blind(void)
-{
-    PVDirtyPort *p;
-
-    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
-        if (p->test_blind) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void pvdirty_vm_refresh(void)
 {
+    bool blind = false;
     PVDirtyPort *p;
 
     /* The capability's first two bytes are QEMU's: id and next. */
     QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        blind |= p->test_blind;
         if (p->cap) {
             memcpy(PCI_DEVICE(p)->config + p->cap + 2,
                    pvd_port_config(p->port) + 2, PVDIRTY_CAP_LEN - 2);
         }
     }
+    qatomic_set(&pvdirty_vm.blind, blind);
     pvdirty_migrate_refresh();
 }
 
@@ -380,9 +400,11 @@ static void log_sync(MemoryListener *listener)
     } else {
         result = pvd_harvest(pvdirty_vm.domain, &sink);
     }
-    if (result.all_dirty && !pvdirty_vm_blind()) {
+    if (result.all_dirty && !pvdirty_vm.blind) {
         pvdirty_vm.answered_all_dirty++;
         if (final) {
+            warn_report("pvdirty: all RAM is sent while the VM is stopped: %s",
+                        pvd_domain_latched(pvdirty_vm.domain));
             dirty_everything();
         }
     }
@@ -398,7 +420,11 @@ static void after_sync(MemoryListener *listener)
 
 static MemoryListener vm_listener = {
     .name = "pvdirty",
-    .priority = 10,
+    /*
+     * The last to commit: the test port changes the map in our commit, and
+     * vhost does not take a commit nested in its own.
+     */
+    .priority = INT_MAX,
     .begin = map_begin,
     .region_add = map_add,
     .region_nop = map_add,

@@ -34,9 +34,6 @@ struct PVDirtyPort {
     QTAILQ_ENTRY(PVDirtyPort) next;
 };
 
-/* One page, by its guest-physical address. */
-typedef void pvdirty_page_fn(hwaddr gpa);
-
 /* What happens when a covered device is not tracked completely. */
 typedef enum PVDirtyPolicy {
     PVDIRTY_REFUSE,    /* a migration does not start, or fails */
@@ -59,6 +56,8 @@ typedef struct PVDirtyVM {
     GArray *ram;             /* PVDirtyRam, ascending by gpa */
     uint64_t last_pass_pages;
     uint64_t answered_all_dirty;
+    bool blind;              /* atomic: a port has x-test-blind, so untracked
+                              * devices are taken for clean */
 } PVDirtyVM;
 
 /* The one VM of this process. */
@@ -73,9 +72,6 @@ void pvdirty_vm_remove_port(PVDirtyPort *p);
 
 /* Looks at completeness again: the capability, the blocker. */
 void pvdirty_vm_refresh(void);
-
-/* True if a control asked to answer "clean" for untracked devices. */
-bool pvdirty_vm_blind(void);
 
 /* The stretch of RAM that holds gpa, or NULL. */
 const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa);
