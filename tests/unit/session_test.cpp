@@ -394,6 +394,17 @@ TEST_CASE("latch: a device that goes in good order", "[latch]") {
     }
 }
 
+TEST_CASE("complete: an entry that has gone counts as tracked only without a gap", "[complete]") {
+    Vm vm;
+    vm.track();
+    vm.domain.set_logging(Logger::session, true);
+    REQUIRE_FALSE(vm.harvest().all_dirty);
+    vm.entry(7, 0, PVDIRTY_DEV_FREE);
+    CHECK_FALSE(vm.domain.why_incomplete());
+    pvd_gap(vm.guest.log.core());
+    CHECK_THAT(vm.domain.why_incomplete().value_or(""), Contains("does not see it"));
+}
+
 TEST_CASE("latch: a device that goes and was not tracked", "[latch]") {
     Vm vm;
     vm.track();
