@@ -16,6 +16,8 @@
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
 #include <linux/workqueue.h>
 
 #include "pvdirty.h"
@@ -40,6 +42,7 @@ static const char *const reason_text[] = {
 	[PVDIRTY_R_OTHER_OPS] = "has other DMA operations",
 	[PVDIRTY_R_NO_MEMORY] = "no memory for the layer",
 	[PVDIRTY_R_NO_LOG] = "its port takes no complete log",
+	[PVDIRTY_R_NO_DMA_API] = "virtio without iommu_platform, its driver bypasses the DMA API",
 };
 
 const char *pvd_reason_text(u8 reason)
@@ -132,8 +135,9 @@ static void say(const struct pvd_dev *pd)
 
 static void set_state(struct pvd_dev *pd, u8 state, u8 reason)
 {
-	bool gap = pd->state == PVDIRTY_DEV_TRACKED &&
-		   state == PVDIRTY_DEV_UNTRACKED;
+	/* A device that comes anew may be one that was tracked and removed. */
+	bool gap = state == PVDIRTY_DEV_UNTRACKED &&
+		   pd->state != PVDIRTY_DEV_UNTRACKED;
 
 	if (pd->state == state && pd->reason == reason)
 		return;
@@ -289,9 +293,32 @@ void pvd_cover_add(struct pci_dev *pdev)
 /* Drivers that hand the device to user space, which maps without us. */
 static bool drives_user_dma(struct device *dev)
 {
+	static const char *const names[] = {
+		"uio_pci_generic", "igb_uio", "vp-vdpa", "ifcvf", "usnic_verbs",
+	};
+
 	return to_pci_driver(dev->driver)->driver_managed_dma ||
-	       !strcmp(dev->driver->name, "uio_pci_generic") ||
-	       !strcmp(dev->driver->name, "igb_uio");
+	       match_string(names, ARRAY_SIZE(names), dev->driver->name) >= 0;
+}
+
+/*
+ * Without VIRTIO_F_ACCESS_PLATFORM virtio's drivers give the device physical
+ * addresses, and nobody maps anything. What the device offers of it is taken.
+ */
+static bool is_virtio(struct device *dev)
+{
+	return !strcmp(dev->driver->name, "virtio-pci");
+}
+
+static int has_platform_access(struct device *child, void *data)
+{
+	struct virtio_device *vdev;
+
+	if (!child->bus || strcmp(child->bus->name, "virtio"))
+		return 0;
+	vdev = dev_to_virtio(child);
+	return !!(vdev->config->get_features(vdev) &
+		  BIT_ULL(VIRTIO_F_ACCESS_PLATFORM));
 }
 
 static u8 bind(struct pvd_dev *pd)
@@ -306,7 +333,12 @@ static u8 bind(struct pvd_dev *pd)
 	if (!pd->layer)
 		return PVDIRTY_R_NO_MEMORY;
 	reason = pvd_attach_bind(pd->layer, features_of(pd));
-	return drives_user_dma(pd->dev) ? PVDIRTY_R_USER_DMA : reason;
+	if (drives_user_dma(pd->dev))
+		return PVDIRTY_R_USER_DMA;
+	/* What a virtio device offers shows once it has been probed. */
+	if (!reason && is_virtio(pd->dev))
+		return PVDIRTY_R_NO_DRIVER;
+	return reason;
 }
 
 void pvd_cover_bind(struct device *dev)
@@ -333,14 +365,20 @@ void pvd_cover_bind(struct device *dev)
 void pvd_cover_bound(struct device *dev)
 {
 	struct pvd_dev *pd;
+	bool probed;
 	u8 reason;
 
 	mutex_lock(&pvdirty.lock);
 	pd = find(dev);
-	if (pd && pd->state == PVDIRTY_DEV_TRACKED) {
+	probed = pd && pd->bound && pd->layer && is_virtio(dev) &&
+		 pd->reason == PVDIRTY_R_NO_DRIVER;
+	if (probed || (pd && pd->state == PVDIRTY_DEV_TRACKED)) {
 		reason = pvd_attach_check(pd->layer);
-		if (reason)
-			set_state(pd, PVDIRTY_DEV_UNTRACKED, reason);
+		if (!reason && probed &&
+		    !device_for_each_child(dev, NULL, has_platform_access))
+			reason = PVDIRTY_R_NO_DMA_API;
+		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
+				       PVDIRTY_DEV_TRACKED, reason);
 	}
 	mutex_unlock(&pvdirty.lock);
 }

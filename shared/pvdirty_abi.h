@@ -99,7 +99,7 @@ enum pvdirty_error {
 	PVDIRTY_E_LOG_HEADER = 5,     /* signature or version of the log */
 	PVDIRTY_E_SECTION_COUNT = 6,  /* no section, or more than the limit */
 	PVDIRTY_E_SECTION_RANGE = 7,  /* window unaligned, out of order, or long */
-	PVDIRTY_E_SECTION_ADDR = 8,   /* marks or counters not in writable RAM */
+	PVDIRTY_E_SECTION_ADDR = 8,   /* areas not in writable RAM, or overlapping */
 	PVDIRTY_E_LOG_BUSY = 9,	      /* the domain has another log registered */
 	PVDIRTY_E_LOG_GONE = 10,      /* RAM that held the log was unplugged */
 };
@@ -160,6 +160,7 @@ enum pvdirty_dev_reason {
 	PVDIRTY_R_OTHER_OPS = 6,   /* foreign dma_map_ops */
 	PVDIRTY_R_NO_MEMORY = 7,   /* no memory for the layer's own state */
 	PVDIRTY_R_NO_LOG = 8,	   /* only TOUCH was negotiated */
+	PVDIRTY_R_NO_DMA_API = 9,  /* its driver does DMA without the DMA API */
 };
 
 /**

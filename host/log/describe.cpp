@@ -24,7 +24,7 @@ std::string_view describe(pvdirty_error error) noexcept {
     case PVDIRTY_E_SECTION_RANGE:
         return "a section's window is unaligned, out of order or too long";
     case PVDIRTY_E_SECTION_ADDR:
-        return "a section's marks or counters are not aligned or not in writable RAM";
+        return "a section's marks or counters are not aligned, not in writable RAM, or overlap";
     case PVDIRTY_E_LOG_BUSY:
         return "another log is registered";
     case PVDIRTY_E_LOG_GONE:
@@ -49,6 +49,8 @@ std::string_view describe_device_reason(unsigned reason) noexcept {
         return "uses DMA operations of its own";
     case PVDIRTY_R_NO_MEMORY:
         return "the guest had no memory to track it";
+    case PVDIRTY_R_NO_DMA_API:
+        return "its driver does not use the DMA API";
     case PVDIRTY_R_NO_LOG:
         return "the guest only touches pages";
     default:

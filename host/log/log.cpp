@@ -106,7 +106,27 @@ pvdirty_error Log::read_sections(std::uint32_t nsections) {
         }
         sections_.push_back(std::move(section));
     }
-    return PVDIRTY_OK;
+    return areas_overlap() ? PVDIRTY_E_SECTION_ADDR : PVDIRTY_OK;
+}
+
+/*
+ * Sections that shared an area would multiply what a harvest or a scan visits, up to the limit of
+ * sections, for the price of one area. Apart from each other, they cost the guest what they cost us.
+ */
+bool Log::areas_overlap() const {
+    std::vector<const RamHold*> areas{&control_};
+
+    areas.reserve(1 + 2 * sections_.size());
+    for (const Section& section : sections_) {
+        areas.push_back(&section.marks);
+        areas.push_back(&section.counts);
+    }
+    std::sort(areas.begin(), areas.end(),
+              [](const RamHold* a, const RamHold* b) { return a->gpa() < b->gpa(); });
+    return std::adjacent_find(areas.begin(), areas.end(),
+                              [](const RamHold* a, const RamHold* b) {
+                                  return b->gpa() - a->gpa() < a->size();
+                              }) != areas.end();
 }
 
 bool Log::uses(std::uint64_t gpa, std::uint64_t len) const noexcept {

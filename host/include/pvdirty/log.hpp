@@ -87,6 +87,7 @@ private:
 
     Log(GuestMemory& memory, RamHold control) noexcept;
     pvdirty_error read_sections(std::uint32_t nsections);
+    [[nodiscard]] bool areas_overlap() const;
 
     std::uint64_t harvest_section(std::size_t index, PageSink sink, PageRange range) noexcept;
     std::uint64_t scan_section(std::size_t index, PageSink sink) noexcept;
