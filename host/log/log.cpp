@@ -111,7 +111,8 @@ pvdirty_error Log::read_sections(std::uint32_t nsections) {
 
 /*
  * Sections that shared an area would multiply what a harvest or a scan visits, up to the limit of
- * sections, for the price of one area. Apart from each other, they cost the guest what they cost us.
+ * sections, for the price of one area. Apart from each other, they cost the guest what they cost
+ * us.
  */
 bool Log::areas_overlap() const {
     std::vector<const RamHold*> areas{&control_};
@@ -123,10 +124,9 @@ bool Log::areas_overlap() const {
     }
     std::sort(areas.begin(), areas.end(),
               [](const RamHold* a, const RamHold* b) { return a->gpa() < b->gpa(); });
-    return std::adjacent_find(areas.begin(), areas.end(),
-                              [](const RamHold* a, const RamHold* b) {
-                                  return b->gpa() - a->gpa() < a->size();
-                              }) != areas.end();
+    return std::adjacent_find(areas.begin(), areas.end(), [](const RamHold* a, const RamHold* b) {
+               return b->gpa() - a->gpa() < a->size();
+           }) != areas.end();
 }
 
 bool Log::uses(std::uint64_t gpa, std::uint64_t len) const noexcept {

@@ -54,12 +54,12 @@ private:
     pvd_log core_{};
 };
 
-/** RAM and a log in it. */
+/** RAM and a log in it, with so many bytes of RAM behind it. */
 struct Guest {
     static constexpr std::uint64_t ram_gpa = std::uint64_t{1} << 32;
 
-    explicit Guest(const std::vector<SectionSpec>& sections)
-        : ram(ram_gpa, GuestLog::bytes(sections)), log(ram, ram_gpa, sections) {}
+    explicit Guest(const std::vector<SectionSpec>& sections, std::uint64_t slack = 0)
+        : ram(ram_gpa, GuestLog::bytes(sections) + slack), log(ram, ram_gpa, sections) {}
 
     Ram ram;
     GuestLog log;

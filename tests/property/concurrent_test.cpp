@@ -327,6 +327,7 @@ TEST_CASE("concurrent: prune never hides a counter", "[concurrent]") {
         machine.host.scan({});
         turn.arrive_and_wait();
         std::vector<PageRange> expected;
+        expected.reserve(held.size());
         for (const std::uint64_t pfn : held) {
             expected.push_back({pfn, pfn});
         }

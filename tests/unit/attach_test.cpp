@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include <cstddef>
+#include <cstring>
 
 #include "guest/guest_log.hpp"
 #include "pvdirty/error.hpp"
@@ -75,7 +76,8 @@ TEST_CASE("attach: a log may be larger than its sections need, not smaller", "[a
     const auto small = Log::attach(guest.ram, guest.log.addr(), guest.log.pages() - 1);
     REQUIRE_FALSE(small);
     CHECK(small.error() == PVDIRTY_E_LOG_SIZE);
-    CHECK(Log::attach(guest.ram, guest.log.addr(), guest.log.pages() + 1));
+    guest.log.control().nsections = nsections / 2;
+    CHECK(attach(guest) == PVDIRTY_OK);
 }
 
 TEST_CASE("attach: header", "[attach]") {
@@ -165,7 +167,7 @@ TEST_CASE("attach: windows", "[attach]") {
 }
 
 TEST_CASE("attach: areas of a section", "[attach]") {
-    Guest guest({{0, 512}, {1, 512}});
+    Guest guest({{0, 512}, {1, 512}}, 4096);
     __le64 pvdirty_section::*const area =
         GENERATE(&pvdirty_section::marks, &pvdirty_section::counts);
     __le64& where = guest.log.section(1).*area;
@@ -222,19 +224,39 @@ TEST_CASE("attach: which RAM the log uses", "[attach]") {
     CHECK_FALSE(log->uses(begin + size, UINT64_MAX - begin - size));
 }
 
-TEST_CASE("attach: areas on top of each other harm nobody else", "[attach]") {
-    // Marks, counters and the log itself in one place: the guest spoils its own RAM only.
+TEST_CASE("attach: areas that overlap are refused", "[attach]") {
     Guest guest({{0, PVDIRTY_WINDOW_PAGES}, {1, 512}});
-    guest.log.section(1).marks = guest.log.addr();
-    guest.log.section(1).counts = guest.log.section(0).marks;
+    pvdirty_section& first = guest.log.section(0);
+    pvdirty_section& second = guest.log.section(1);
+    const std::uint64_t log_end = guest.log.addr() + guest.log.pages() * 4096ULL;
+    REQUIRE(first.marks == log_end); // each area ends where the next one begins
+    REQUIRE(attach(guest) == PVDIRTY_OK);
+    SECTION("with the log itself") {
+        second.marks = GENERATE_REF(as<std::uint64_t>{}, guest.log.addr(), log_end - 64);
+    }
+    SECTION("marks with counters of the same section") {
+        second.counts = second.marks;
+    }
+    SECTION("with an area of another section") {
+        second.counts = GENERATE_REF(as<std::uint64_t>{}, first.marks, first.marks + 32768 - 64,
+                                     first.counts - 64, first.counts + 262144 - 64);
+    }
+    CHECK(attach(guest) == PVDIRTY_E_SECTION_ADDR);
+    CHECK(guest.ram.holds() == 0);
+}
+
+TEST_CASE("attach: a guest that writes anything into its log harms nobody else", "[attach]") {
+    Guest guest({{0, PVDIRTY_WINDOW_PAGES}, {1, 512}});
     auto log = Log::attach(guest.ram, guest.log.addr(), guest.log.pages());
     REQUIRE(log);
-    for (std::size_t i = 0; i < 128; i++) {
-        guest.log.top().marks[i] = guest.log.top().counts[i] = UINT64_MAX;
-    }
-    for (int round = 0; round < 3; round++) {
-        CHECK(log->scan({}) <= PVDIRTY_WINDOW_PAGES + 512);
-        CHECK(log->harvest({}) <= PVDIRTY_WINDOW_PAGES + 512);
+    for (const int byte : {0x80, 0x01, 0xff}) {
+        std::memset(guest.ram.at<char>(guest.ram.gpa()), byte, guest.ram.size());
+        for (int round = 0; round < 3; round++) {
+            CHECK(log->scan({}) <= PVDIRTY_WINDOW_PAGES + 512);
+            CHECK(log->harvest({}) <= PVDIRTY_WINDOW_PAGES + 512);
+        }
+        CHECK(log->in_flight(0) == true);
+        CHECK(log->devices().size() == PVDIRTY_MAX_DEVICES);
     }
     CHECK_FALSE(guest.ram.written_outside());
 }

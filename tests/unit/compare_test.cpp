@@ -70,7 +70,9 @@ Result run(const Scratch& scratch, const std::vector<std::string>& args) {
 }
 
 std::string pages(std::size_t n, char fill = 'x') {
-    return std::string(n * 4096, fill);
+    std::string bytes;
+    bytes.resize(n * 4096, fill);
+    return bytes;
 }
 
 void write(const fs::path& path, const std::string& bytes) {

@@ -51,7 +51,7 @@ struct Vm {
     Device& net0 = domain.add_device(rp0, "net0", [this] { return net0_rid; });
 
     void entry(std::size_t index, int rid, pvdirty_dev_state state,
-               pvdirty_dev_reason reason = PVDIRTY_R_NONE) {
+               pvdirty_dev_reason reason = PVDIRTY_R_NONE) const {
         guest.log.control().devices[index] = PVDIRTY_DEV(rid, state, reason);
     }
     void register_both() {
