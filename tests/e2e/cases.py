@@ -4,6 +4,7 @@
 import sys
 
 import bad_input
+import events
 import judges
 import life
 import provisioning
@@ -30,6 +31,8 @@ CASES = {
     "policy-refuses": bad_input.policy,
     "destination-without-plugin": bad_input.destination_without_plugin,
     "destination-with-fewer-features": bad_input.destination_with_fewer_features,
+    "port-hotplug": events.port_hotplug,
+    "reset-while-migrating": events.reset_while_migrating,
     "interrupt": life.interrupt,
 }
 

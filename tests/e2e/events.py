@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""What happens to ports and guests beside a migration that goes well."""
+
+import os
+import shutil
+import time
+from typing import Any
+
+from support import expect, expect_nothing_left
+
+from harness import guest_image, run
+from harness.frames import FrameGenerator
+from harness.progress import Progress
+from harness.qmp import QmpError
+from harness.rundir import RunDir
+from harness.vm import PORTS, Vm, VmConfig
+
+NEW_PORT = {"driver": "pvdirty-root-port", "id": "new", "bus": "up", "chassis": 9}
+# Without a guest, an unplug must not wait for one.
+UPSTREAM = ["-S", "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+UPSTREAM += ["-device", "pcie-root-port,id=up,chassis=8,slot=8,addr=10"]
+
+
+def _ports(vm: Vm) -> set[str]:
+    return {entry["name"] for entry in vm.call("qom-list", path="/machine/peripheral")}
+
+
+def _wait(what: str, condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < deadline, f"no {what} within {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def _ram_blocks(vm: Vm) -> int:
+    shown: str = vm.call("human-monitor-command", **{"command-line": "info ramblock"})
+    return shown.count("\n")
+
+
+def port_hotplug() -> None:
+    """A port comes and goes with all that it shadows; one that fails leaves nothing."""
+    with RunDir("port-hotplug", keep=False) as directory:
+        config = run.config_for("log", VmConfig())
+        argv = config.command_line("source", guest_image.disk_content(), incoming=False)
+        argv.remove("-no-reboot")
+        with Vm("source", argv + UPSTREAM, directory.path) as vm:
+            blocks = _ram_blocks(vm)
+            for _ in range(3):
+                vm.call("device_add", **NEW_PORT, **{"x-test-untracked": True})
+                expect("new" in _ports(vm), "no new port")
+                vm.call("device_del", id="new")
+                _wait("end of the port", lambda: "new" not in _ports(vm), 10)
+            _wait("end of the shadows", lambda: _ram_blocks(vm) == blocks, 10)
+
+        backend = argv.index("-object")
+        del argv[backend : backend + 2]
+        argv = [a.removesuffix(",memory-backend=m0").removesuffix(run.UNTRACKED) for a in argv]
+        with Vm("source", argv + UPSTREAM, directory.path) as vm:
+            try:
+                vm.call("device_add", **NEW_PORT, **{"x-test-untracked": True})
+            except QmpError as error:
+                expect("memory-backend-memfd" in str(error), f"refused for another reason: {error}")
+            else:
+                raise AssertionError("a test port without shared RAM is taken")
+            vm.call("query-pci")
+            vm.call("system_reset")
+            vm.call("device_add", **NEW_PORT)
+            expect("new" in _ports(vm), "no port after one that failed")
+    expect_nothing_left(os.getpid())
+
+
+def reset_while_migrating() -> None:
+    """A guest that is reset is no longer tracked: the migration fails and says why."""
+    config = run.config_for("log", VmConfig())
+    progress = Progress("reset")
+    generator = FrameGenerator(run.NET_BYTES_PER_SECOND)
+    with RunDir("reset", keep=False) as directory:
+        disk = directory.path / "disk.img"
+        shutil.copyfile(guest_image.disk_content(), disk)
+        argv = config.command_line("source", disk, incoming=False)
+        argv.remove("-no-reboot")
+        with Vm("source", argv, directory.path) as vm:
+            run.boot(vm, config, generator, progress)
+            try:
+                vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 20})
+                vm.call("migrate", uri="exec:cat >/dev/null")
+                _wait(
+                    "harvest", lambda: vm.call("query-migrate").get("ram", {}).get("transferred"), 10
+                )
+                vm.call("system_reset")
+                # Bandwidth enough to reach the next sync.
+                vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 30})
+                _wait(
+                    "end of the migration",
+                    lambda: vm.call("query-migrate")["status"] in ("failed", "completed"),
+                    30,
+                )
+            finally:
+                generator.stop()
+            ended = vm.call("query-migrate")
+            print(ended, flush=True)
+            expect(ended["status"] == "failed", "it completed without a tracking guest")
+            expect("pvdirty" in ended["error-desc"], f"whose reason: {ended['error-desc']}")
+            expect(vm.call("query-status")["status"] == "running", "the source does not run")
+            # The new kernel registers anew, and then all is well again.
+            _wait("complete guest", lambda: bool(vm.port(PORTS[0], "complete")), 60)
+    expect_nothing_left(os.getpid())
