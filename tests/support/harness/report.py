@@ -26,8 +26,8 @@ _COLUMNS = (
 )
 _NOTES = {
     "clean": "no covered device: judge and QEMU are sound",
-    "off": "control: a pass-through device without pvdirty",
-    "touch": "2015's mechanism: in-flight and coherent pages stay unseen",
+    "off": "control: no module, and the host told to be blind",
+    "touch": "2015's mechanism, host blind: in-flight and coherent pages stay unseen",
     "log": "marks and in-flight counters",
 }
 
