@@ -13,35 +13,15 @@
  * Order: counted before the driver gets the address; marked and counted out
  * before the address becomes invalid.
  */
-#include <linux/completion.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
-#include <linux/iommu.h>
 #include <linux/percpu.h>
 #include <linux/pfn.h>
-#include <linux/slab.h>
 
 #include "compat.h"
+#include "layer.h"
 #include "pvdirty.h"
 #include "touch.h"
-
-/**
- * struct pvd_layer - the layer of one device.
- * @ops: the device's dma_ops point here
- * @shadow: what dma-direct sees; never added to the driver core
- * @log: the log, or NULL when touching was negotiated
- * @dev: the device
- * @held: mappings and allocations of any direction, sum over all CPUs
- * @freed: who frees the layer waits for this
- */
-struct pvd_layer {
-	const struct dma_map_ops ops;
-	struct device shadow;
-	struct pvd_log *log;
-	struct device *dev;
-	long __percpu *held;
-	struct completion *freed;
-};
 
 static inline struct pvd_layer *to_layer(struct device *dev)
 {
@@ -352,7 +332,7 @@ static size_t op_max_mapping_size(struct device *dev)
  * noncontiguous allocations are contiguous ones, there is no optimal mapping
  * size below the maximum, and nothing is merged. P2PDMA is not announced.
  */
-static const struct dma_map_ops layer_ops = {
+const struct dma_map_ops pvd_layer_ops = {
 	.alloc = op_alloc,
 	.free = op_free,
 	.PVD_OP_ALLOC_PAGES = op_alloc_pages,
@@ -373,187 +353,3 @@ static const struct dma_map_ops layer_ops = {
 	.get_required_mask = op_get_required_mask,
 	.max_mapping_size = op_max_mapping_size,
 };
-
-/* ---- putting it on and taking it off -------------------------------------- */
-
-/* Why the layer cannot serve the device as things are. */
-static u8 obstacle(const struct pvd_layer *layer)
-{
-	struct device *dev = layer->dev;
-	struct iommu_domain *domain;
-
-	if (pvd_uses_dma_iommu(dev))
-		return PVDIRTY_R_IOMMU;
-	domain = iommu_get_domain_for_dev(dev);
-	if (domain && domain->type != IOMMU_DOMAIN_IDENTITY)
-		return PVDIRTY_R_IOMMU;
-#ifdef CONFIG_PCI_PASID
-	/* Shared virtual addressing: DMA to pages that nobody maps for it. */
-	if (to_pci_dev(dev)->pasid_enabled)
-		return PVDIRTY_R_IOMMU;
-#endif
-	/* Ops of the platform show when the device has none. */
-	if (get_dma_ops(dev) && dev->dma_ops != &layer->ops)
-		return PVDIRTY_R_OTHER_OPS;
-	return PVDIRTY_R_NONE;
-}
-
-static u8 private_memory(struct device *dev)
-{
-#ifdef CONFIG_DMA_DECLARE_COHERENT
-	if (dev->dma_mem)
-		return PVDIRTY_R_COHERENT_MEM;
-#endif
-	return PVDIRTY_R_NONE;
-}
-
-static void release_shadow(struct device *shadow)
-{
-	struct pvd_layer *layer = container_of(shadow, struct pvd_layer, shadow);
-	struct completion *freed = layer->freed;
-
-	free_percpu(layer->held);
-	kfree(layer);
-	complete(freed);
-}
-
-/*
- * The driver core frees the device's map when a driver is unbound, but
- * coherent memory may be freed later. So the shadow has a copy, and keeps it
- * as long as it lives.
- */
-static int copy_range_map(struct pvd_layer *layer)
-{
-	const struct bus_dma_region *map = layer->dev->dma_range_map, *copy;
-	struct device *shadow = &layer->shadow;
-	size_t n = 1;
-
-	if (!map) {
-		shadow->dma_range_map = NULL;
-		return 0;
-	}
-	while (map[n - 1].size)
-		n++;
-	copy = devm_kmemdup(shadow, map, n * sizeof(*map), GFP_KERNEL);
-	if (!copy)
-		return -ENOMEM;
-	shadow->dma_range_map = copy;
-	return 0;
-}
-
-/* Take over what may have changed since the last driver. */
-static int refresh_shadow(struct pvd_layer *layer)
-{
-	struct device *shadow = &layer->shadow, *dev = layer->dev;
-
-	shadow->dma_mask = dev->dma_mask;
-	shadow->coherent_dma_mask = dev->coherent_dma_mask;
-	shadow->bus_dma_limit = dev->bus_dma_limit;
-	shadow->dma_parms = dev->dma_parms;
-	set_dev_node(shadow, dev_to_node(dev));
-#ifdef CONFIG_DMA_CMA
-	shadow->cma_area = dev->cma_area;
-#endif
-#ifdef CONFIG_SWIOTLB
-	shadow->dma_io_tlb_mem = dev->dma_io_tlb_mem;
-#endif
-#if defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_DEVICE) || \
-	defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_CPU) || \
-	defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_CPU_ALL)
-	shadow->dma_coherent = dev->dma_coherent;
-#endif
-	return copy_range_map(layer);
-}
-
-static void put_on(struct pvd_layer *layer)
-{
-	pvd_want_sync(layer->dev);
-	set_dma_ops(layer->dev, &layer->ops);
-}
-
-struct pvd_layer *pvd_attach_new(struct device *dev)
-{
-	struct pvd_layer *layer = kzalloc(sizeof(*layer), GFP_KERNEL);
-	struct device *shadow;
-
-	if (!layer)
-		return NULL;
-	layer->held = alloc_percpu(long);
-	if (!layer->held) {
-		kfree(layer);
-		return NULL;
-	}
-	layer->dev = dev;
-	/* Constant from here on, as all code expects of operations. */
-	memcpy((void *)&layer->ops, &layer_ops, sizeof(layer->ops));
-	shadow = &layer->shadow;
-	device_initialize(shadow);
-	shadow->release = release_shadow;
-	if (dev_set_name(shadow, "pvdirty:%s", dev_name(dev)) ||
-	    refresh_shadow(layer)) {
-		pvd_attach_free(layer);
-		return NULL;
-	}
-	if (obstacle(layer) == PVDIRTY_R_NONE)
-		put_on(layer);
-	return layer;
-}
-
-u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
-{
-	u8 reason = obstacle(layer);
-
-	layer->log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
-	if (!reason && refresh_shadow(layer))
-		reason = PVDIRTY_R_NO_MEMORY;
-	if (reason) {
-		pvd_attach_remove(layer);
-		return reason;
-	}
-	/* The IOMMU code may have reset the ops since they were put on. */
-	put_on(layer);
-	if ((features & PVDIRTY_FEATURES_LOG) != PVDIRTY_FEATURES_LOG)
-		return PVDIRTY_R_NO_LOG;
-	return private_memory(layer->dev);
-}
-
-u8 pvd_attach_check(const struct pvd_layer *layer)
-{
-	u8 reason = obstacle(layer);
-
-	if (!reason && layer->dev->dma_ops != &layer->ops)
-		reason = PVDIRTY_R_OTHER_OPS;
-	return reason ?: private_memory(layer->dev);
-}
-
-long pvd_attach_outstanding(const struct pvd_layer *layer)
-{
-	long sum = 0;
-	int cpu;
-
-	/*
-	 * Exact once no driver maps any more: what is read then can only be
-	 * too high.
-	 */
-	for_each_possible_cpu(cpu)
-		sum += READ_ONCE(*per_cpu_ptr(layer->held, cpu));
-	return sum;
-}
-
-void pvd_attach_remove(struct pvd_layer *layer)
-{
-	if (layer->dev->dma_ops == &layer->ops)
-		set_dma_ops(layer->dev, NULL);
-}
-
-void pvd_attach_free(struct pvd_layer *layer)
-{
-	DECLARE_COMPLETION_ONSTACK(freed);
-
-	/* The copy is freed with the shadow's other managed memory. */
-	layer->shadow.dma_range_map = NULL;
-	layer->freed = &freed;
-	put_device(&layer->shadow);
-	/* A debugging kernel releases later; our code must not go before. */
-	wait_for_completion(&freed);
-}

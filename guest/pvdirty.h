@@ -186,7 +186,7 @@ void pvd_cover_stop(void);
 /* Short text of enum pvdirty_dev_reason. */
 const char *pvd_reason_text(u8 reason);
 
-/* ---- attach: how a device's DMA is tracked (ops.c) ------------------------ */
+/* ---- attach: how a device's DMA is tracked (attach.c) --------------------- */
 
 /**
  * pvd_attach_new() - make the layer for a device, and put it on if possible.
