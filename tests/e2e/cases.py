@@ -33,6 +33,7 @@ CASES = {
     "destination-with-fewer-features": bad_input.destination_with_fewer_features,
     "port-hotplug": events.port_hotplug,
     "reset-while-migrating": events.reset_while_migrating,
+    "virtio-without-dma-api": events.virtio_without_the_dma_api,
     "interrupt": life.interrupt,
 }
 

@@ -105,3 +105,26 @@ def reset_while_migrating() -> None:
             # The new kernel registers anew, and then all is well again.
             _wait("complete guest", lambda: bool(vm.port(PORTS[0], "complete")), 60)
     expect_nothing_left(os.getpid())
+
+
+def virtio_without_the_dma_api() -> None:
+    """Such a device writes where nobody mapped anything: it must not count as tracked."""
+    config = run.config_for("log", VmConfig(drivers=("virtio-blk",)))
+    progress = Progress("virtio")
+    with RunDir("virtio", keep=False) as directory:
+        disk = directory.path / "disk.img"
+        shutil.copyfile(guest_image.disk_content(), disk)
+        argv = config.command_line("source", disk, incoming=False)
+        argv = [a.replace("iommu_platform=on", "iommu_platform=off") for a in argv]
+        with Vm("source", argv, directory.path) as vm:
+            run.boot(vm, config, FrameGenerator(run.NET_BYTES_PER_SECOND), progress)
+            expect(not vm.port(PORTS[1], "complete"), "it counts as tracked")
+            why = vm.port(PORTS[1], "why-incomplete")
+            expect("DMA API" in why, f"another reason: {why}")
+            try:
+                vm.call("migrate", uri="exec:cat >/dev/null")
+            except QmpError as error:
+                expect("DMA API" in str(error), f"refused for another reason: {error}")
+            else:
+                raise AssertionError("its migration starts")
+    expect_nothing_left(os.getpid())
