@@ -146,15 +146,20 @@ void pvdirty_oracle_session(void)
     uint64_t pfn;
 
     take_written();
+    pvd_domain_stats(pvdirty_vm.domain, &stats);
+    if (!stats.registered) {
+        /* What QEMU has finished is no longer held, as far as one can tell. */
+        bitmap_andnot(oracle.set[HANDED], oracle.set[HANDED],
+                      oracle.set[WRITTEN], oracle.pages);
+        bitmap_or(oracle.set[OLD], oracle.set[OLD], oracle.set[HANDED],
+                  oracle.pages);
+        bitmap_zero(oracle.set[HANDED], oracle.pages);
+    }
     for (int i = 0; i < ARRAY_SIZE(fresh); i++) {
         bitmap_zero(oracle.set[fresh[i]], oracle.pages);
     }
     oracle.dropped = 0;
-    pvd_domain_stats(pvdirty_vm.domain, &stats);
     if (!stats.registered) {
-        bitmap_or(oracle.set[OLD], oracle.set[OLD], oracle.set[HANDED],
-                  oracle.pages);
-        bitmap_zero(oracle.set[HANDED], oracle.pages);
         return;
     }
     bitmap_zero(oracle.set[OLD], oracle.pages);
