@@ -5,22 +5,13 @@
  * written out; blocks.json lists them.
  */
 #include "qemu/osdep.h"
+#include "exec/cpu-common.h"
 #include "hw/boards.h"
 #include "oracle.h"
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "sysemu/runstate.h"
 #include "vm.h"
-
-/* From exec/cpu-common.h and exec/ramblock.h of 7.2, which need more. */
-typedef int (RAMBlockIterFunc)(RAMBlock *rb, void *opaque);
-int qemu_ram_foreach_block(RAMBlockIterFunc func, void *opaque);
-bool qemu_ram_is_migratable(RAMBlock *rb);
-bool qemu_ram_is_shared(RAMBlock *rb);
-int qemu_ram_get_fd(RAMBlock *rb);
-const char *qemu_ram_get_idstr(RAMBlock *rb);
-void *qemu_ram_get_host_addr(RAMBlock *rb);
-ram_addr_t qemu_ram_get_used_length(RAMBlock *rb);
 
 typedef struct Dump {
     const char *dir;

@@ -10,7 +10,9 @@
  */
 #include "qemu/osdep.h"
 #include "migration/blocker.h"
+#include "migration/migration.h"
 #include "migration/misc.h"
+#include "migration/qemu-file.h"
 #include "migration/qemu-file-types.h"
 #include "migration/register.h"
 #include "oracle.h"
@@ -19,15 +21,6 @@
 #include "qemu/main-loop.h"
 #include "sysemu/runstate.h"
 #include "vm.h"
-
-/* From migration/{migration,qemu-file}.h of 7.2, which are private. */
-MigrationState *migrate_get_current(void);
-void migrate_set_error(MigrationState *s, const Error *error);
-bool migration_in_postcopy(void);
-bool migrate_postcopy_ram(void);
-bool migrate_background_snapshot(void);
-bool migrate_colo_enabled(void);
-void qemu_file_set_error(QEMUFile *f, int ret);
 
 #define STREAM_NAME "pvdirty"
 #define STREAM_VERSION 1
@@ -95,7 +88,7 @@ void pvdirty_migrate_refresh(void)
     }
 }
 
-/* ---- the session ---------------------------------------------------------- */
+/* ---- the session ---- */
 
 static void state_changed(Notifier *n, void *data)
 {
@@ -130,7 +123,7 @@ static void run_state_changed(void *opaque, bool running, RunState state)
     }
 }
 
-/* ---- the stream ----------------------------------------------------------- */
+/* ---- the stream ---- */
 
 static uint32_t features_of(const PVDirtyPort *p, size_t field)
 {

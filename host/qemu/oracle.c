@@ -53,8 +53,7 @@
 enum {
     EVER,       /* handed since the VM started */
     HANDED,     /* handed, and perhaps still held */
-    OLD,        /* handed before the session, to a guest that does not count:
-                 * perhaps still held, but nothing can be said of it */
+    OLD,        /* perhaps held since before a session that no guest counts */
     WRITTEN,    /* written, not reported since */
     SESSION,    /* written in this session */
     MARKED,     /* marked in this session */

@@ -13,8 +13,7 @@
 typedef struct PVDirtyOracleStats {
     uint64_t written;    /* by devices */
     uint64_t marked;     /* by the guest */
-    uint64_t uncovered;  /* written, but at some harvest neither marked nor
-                          * in flight */
+    uint64_t uncovered;  /* written, neither marked nor in flight at a harvest */
     uint64_t overmarked; /* marked, but never written */
 } PVDirtyOracleStats;
 
@@ -25,8 +24,10 @@ bool pvdirty_oracle_enabled(void);
 /* Guest RAM may reach higher than before. */
 void pvdirty_oracle_resize(void);
 
-/* A session starts: what was written before is of no interest.
- * After logging was published. */
+/*
+ * A session starts: what was written before is of no interest.
+ * After logging was published.
+ */
 void pvdirty_oracle_session(void);
 
 /* A device gets this page to write to. */

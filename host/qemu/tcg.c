@@ -12,14 +12,8 @@
 #include "exec/memory.h"
 #include "hw/core/cpu.h"
 #include "sysemu/tcg.h"
+#include "target-only.h"
 #include "vm.h"
-
-/*
- * Exported by the binary, declared in headers that only target-specific code
- * can include (exec/exec-all.h, exec/translate-all.h of 7.2).
- */
-void tlb_flush(CPUState *cpu);
-void tb_invalidate_phys_range(ram_addr_t start, ram_addr_t end);
 
 static void flush_one(CPUState *cpu, run_on_cpu_data data)
 {

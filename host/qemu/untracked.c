@@ -18,20 +18,16 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include "exec/address-spaces.h"
+#include "exec/cpu-common.h"
 #include "hw/boards.h"
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
 #include "oracle.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "target-only.h"
 #include "untracked.h"
 #include "vm.h"
-
-/* From exec/ram_addr.h and exec/cpu-common.h of 7.2, which need more. */
-DirtyBitmapSnapshot *cpu_physical_memory_snapshot_and_clear_dirty(
-    MemoryRegion *mr, hwaddr offset, hwaddr length, unsigned client);
-int qemu_ram_get_fd(RAMBlock *rb);
-bool qemu_ram_is_shared(RAMBlock *rb);
 
 #define TYPE_PVDIRTY_SHADOW "pvdirty-shadow"
 OBJECT_DECLARE_SIMPLE_TYPE(PVDirtyShadow, PVDIRTY_SHADOW)

@@ -5,8 +5,10 @@
 
 #include "vm.h"
 
-/* For a port with x-test-untracked; false with an error when RAM is not in a
- * shared file. */
+/*
+ * For a port with x-test-untracked; false with an error when RAM is not in a
+ * shared file.
+ */
 bool pvdirty_untracked_realize(PVDirtyPort *p, Error **errp);
 
 /* The port goes away, or its object does; nothing for an ordinary port. */

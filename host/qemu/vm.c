@@ -5,21 +5,19 @@
  */
 #include "qemu/osdep.h"
 #include "exec/address-spaces.h"
+#include "exec/cpu-common.h"
 #include "hw/pci/pci.h"
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
 #include "hw/qdev-core.h"
 #include "migration/misc.h"
+#include "migration/ram.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
 #include "oracle.h"
 #include "sysemu/runstate.h"
 #include "untracked.h"
 #include "vm.h"
-
-/* From exec/cpu-common.h and migration/ram.h of 7.2, which need more. */
-bool qemu_ram_is_migratable(RAMBlock *rb);
-uint64_t ram_bytes_remaining(void);
 
 PVDirtyVM pvdirty_vm = {
     .ports = QTAILQ_HEAD_INITIALIZER(pvdirty_vm.ports),
@@ -30,7 +28,7 @@ static GHashTable *covered;
 /* What region_add and region_nop have said since begin. */
 static GArray *next_ram;
 
-/* ---- guest RAM ------------------------------------------------------------ */
+/* ---- guest RAM ---- */
 
 static gint ram_compare(gconstpointer a, gconstpointer b)
 {
@@ -231,7 +229,7 @@ static void vmm_ram_written(void *opaque, uint64_t gpa, uint64_t len)
     set_dirty(gpa, len);
 }
 
-/* ---- covered devices ------------------------------------------------------ */
+/* ---- covered devices ---- */
 
 static int vmm_device_rid(void *opaque, void *device_opaque)
 {
@@ -295,7 +293,7 @@ static DeviceListener device_listener = {
     .unrealize = device_unrealized,
 };
 
-/* ---- ports ---------------------------------------------------------------- */
+/* ---- ports ---- */
 
 void pvdirty_vm_add_port(PVDirtyPort *p)
 {
@@ -341,7 +339,7 @@ void pvdirty_vm_refresh(void)
     pvdirty_migrate_refresh();
 }
 
-/* ---- the global dirty log ------------------------------------------------- */
+/* ---- the global dirty log ---- */
 
 /* The VMM's global dirty log is on. */
 static bool dirty_logging;

@@ -56,8 +56,7 @@ typedef struct PVDirtyVM {
     GArray *ram;             /* PVDirtyRam, ascending by gpa */
     uint64_t last_pass_pages;
     uint64_t answered_all_dirty;
-    bool blind;              /* atomic: a port has x-test-blind, so untracked
-                              * devices are taken for clean */
+    bool blind;              /* atomic: some port has x-test-blind */
 } PVDirtyVM;
 
 /* The one VM of this process. */
