@@ -13,7 +13,7 @@
 typedef struct PVDirtyOracleStats {
     uint64_t written;    /* by devices */
     uint64_t marked;     /* by the guest */
-    uint64_t uncovered;  /* written, neither marked nor in flight at a harvest */
+    uint64_t uncovered;  /* written, but not reported at some harvest */
     uint64_t overmarked; /* marked, but never written */
 } PVDirtyOracleStats;
 
