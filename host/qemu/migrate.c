@@ -145,8 +145,7 @@ static void fail(const char *why)
 
 static const char *wrong_kind(void)
 {
-    if (!runstate_check(RUN_STATE_FINISH_MIGRATE) &&
-        runstate_check(RUN_STATE_SAVE_VM)) {
+    if (runstate_check(RUN_STATE_SAVE_VM)) {
         return "savevm";
     }
     if (migrate_background_snapshot()) {
