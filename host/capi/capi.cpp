@@ -12,8 +12,10 @@
 #include <string>
 
 #include "pvdirty/domain.hpp"
+#include "pvdirty/stream.hpp"
 
 static_assert(PVD_PORT_STATE_LEN == pvdirty::port_state_len);
+static_assert(PVD_STREAM_STATE_LEN == pvdirty::stream_state_len);
 
 namespace {
 
@@ -169,6 +171,18 @@ void pvd_domain_stats(const struct pvd_domain* d, struct pvd_stats* out) noexcep
 
 const char* pvd_domain_latched(const struct pvd_domain* d) noexcept {
     return d->domain.latched().c_str();
+}
+
+void pvd_stream_save(const struct pvd_domain* d, uint8_t out[PVD_STREAM_STATE_LEN]) noexcept {
+    pvdirty::save_stream(d->domain,
+                         std::span<std::uint8_t, PVD_STREAM_STATE_LEN>(out, PVD_STREAM_STATE_LEN));
+}
+
+bool pvd_stream_load(const struct pvd_domain* d, const uint8_t* in, size_t len, char* why,
+                     size_t why_len) noexcept {
+    const auto loaded = pvdirty::check_stream(d->domain, {in, len});
+    copy_text(loaded ? std::string() : loaded.error(), why, why_len);
+    return loaded.has_value();
 }
 
 void pvd_port_save(const struct pvd_port* p, uint8_t out[PVD_PORT_STATE_LEN]) noexcept {

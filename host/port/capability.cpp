@@ -76,6 +76,10 @@ Registration Capability::registration() const noexcept {
     return {guest_features_, std::uint64_t{log_addr_hi_} << 32 | log_addr_lo_, log_pages_};
 }
 
+std::uint32_t Capability::features_in_use() const noexcept {
+    return (status_ & VIRTIO_CONFIG_S_FEATURES_OK) != 0 ? guest_features_ : 0;
+}
+
 void Capability::reset() noexcept {
     guest_features_ = 0;
     log_addr_lo_ = 0;

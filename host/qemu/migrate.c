@@ -23,7 +23,7 @@
 #include "vm.h"
 
 #define STREAM_NAME "pvdirty"
-#define STREAM_VERSION 1
+#define STREAM_VERSION 2
 
 /* How long a round of pending may wait: each is a full sync under the BQL. */
 #define HOLD_US 100000
@@ -125,11 +125,6 @@ static void run_state_changed(void *opaque, bool running, RunState state)
 
 /* ---- the stream ---- */
 
-static uint32_t features_of(const PVDirtyPort *p, size_t field)
-{
-    return ldl_le_p(pvd_port_config(p->port) + field);
-}
-
 static void fail(const char *why)
 {
     Error *err = NULL;
@@ -177,9 +172,8 @@ static bool has_covered_device(void)
 static int save_setup(QEMUFile *f, void *opaque)
 {
     bool locked = qemu_mutex_iothread_locked();
+    uint8_t state[PVD_STREAM_STATE_LEN];
     g_autofree char *why = NULL;
-    uint32_t used = 0;
-    PVDirtyPort *p;
 
     if (!locked) {
         qemu_mutex_lock_iothread();
@@ -194,34 +188,22 @@ static int save_setup(QEMUFile *f, void *opaque)
     if (why) {
         fail(why);
     }
-    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
-        used |= features_of(p, offsetof(struct pvdirty_cap, guest_features));
-    }
+    pvd_stream_save(pvdirty_vm.domain, state);
     if (!locked) {
         qemu_mutex_unlock_iothread();
     }
-    qemu_put_be32(f, used);
+    qemu_put_buffer(f, state, sizeof(state));
     return why ? -EPERM : 0;
 }
 
-/* The early check, over all ports; each port's own state has the exact one. */
 static int load_state(QEMUFile *f, void *opaque, int version_id)
 {
-    uint32_t used = qemu_get_be32(f), offered = 0;
-    PVDirtyPort *p;
+    uint8_t state[PVD_STREAM_STATE_LEN];
+    size_t len = qemu_get_buffer(f, state, sizeof(state));
+    char why[256];
 
-    if (used && QTAILQ_EMPTY(&pvdirty_vm.ports)) {
-        error_report("pvdirty: the source has a pvdirty port, this VM has "
-                     "none; start it with the same devices");
-        return -EINVAL;
-    }
-    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
-        offered |= features_of(p, offsetof(struct pvdirty_cap, host_features));
-    }
-    if (used & ~offered) {
-        error_report("pvdirty: the guest uses features 0x%x that the ports "
-                     "here do not offer; start them with the source's touch, "
-                     "bitmap and inflight", used & ~offered);
+    if (!pvd_stream_load(pvdirty_vm.domain, state, len, why, sizeof(why))) {
+        error_report("pvdirty: %s", why);
         return -EINVAL;
     }
     return 0;

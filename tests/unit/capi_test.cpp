@@ -122,6 +122,12 @@ TEST_CASE("C API: a migration from one domain to another", "[capi]") {
     CHECK(other.guest.log.control().logging == 1);
     pvd_domain_running(destination);
     CHECK(other.guest.log.control().logging == 0);
+    std::array<uint8_t, PVD_STREAM_STATE_LEN> record{};
+    pvd_stream_save(domain, record.data());
+    CHECK(pvd_stream_load(destination, record.data(), record.size(), why.data(), why.size()));
+    CHECK(std::string(why.data()).empty());
+    CHECK_FALSE(pvd_stream_load(destination, record.data(), 3, why.data(), why.size()));
+    CHECK(std::string(why.data()) == "the stream's pvdirty record has 3 bytes, not 32");
     CHECK_FALSE(pvd_port_load(there, state.data(), 3, why.data(), why.size()));
     CHECK(std::string(why.data()).starts_with("saved port state has 3 bytes"));
     pvd_port_free(there);

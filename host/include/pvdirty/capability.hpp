@@ -74,6 +74,10 @@ public:
     [[nodiscard]] bool registered() const noexcept;
     /** What was asked for; of use while registered() only. */
     [[nodiscard]] Registration registration() const noexcept;
+    /** 1u << PVDIRTY_F_* that this port offers. */
+    [[nodiscard]] std::uint32_t host_features() const noexcept { return host_features_; }
+    /** What the guest has negotiated: 0 before FEATURES_OK. */
+    [[nodiscard]] std::uint32_t features_in_use() const noexcept;
 
     void save(std::span<std::uint8_t, port_state_len> out) const noexcept;
     /**

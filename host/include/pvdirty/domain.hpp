@@ -122,6 +122,7 @@ public:
     [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
 
     Port& add_port(std::string name, std::uint32_t host_features);
+    [[nodiscard]] const std::list<Port>& ports() const noexcept { return ports_; }
     /** Unplugs the port: it leaves the log, its devices are forgotten. */
     void remove_port(Port& port);
     Device& add_device(Port& port, std::string name, RidFunction rid);

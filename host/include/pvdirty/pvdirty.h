@@ -203,6 +203,25 @@ void pvd_domain_stats(const struct pvd_domain* d, struct pvd_stats* out) PVD_NOE
  */
 const char* pvd_domain_latched(const struct pvd_domain* d) PVD_NOEXCEPT;
 
+/* ---- the domain's record at the head of a migration stream ---------------- */
+
+/** Bytes of the record; fixed for a version of the library. */
+#define PVD_STREAM_STATE_LEN 32
+
+/** Source: the number of ports and the features their guest uses. */
+void pvd_stream_save(const struct pvd_domain* d, uint8_t out[PVD_STREAM_STATE_LEN]) PVD_NOEXCEPT;
+
+/**
+ * Destination: does this VM suit what pvd_stream_save() wrote? Of use before RAM
+ * is taken; pvd_port_load() has the exact check of each port. The bytes are
+ * not trusted, any length is safe, and nothing is changed.
+ * @why: one line, when it fails
+ * @returns false: garbage, an unknown version, other ports, or features that
+ *          none of the ports offers; the migration must fail
+ */
+bool pvd_stream_load(const struct pvd_domain* d, const uint8_t* in, size_t len, char* why,
+                     size_t why_len) PVD_NOEXCEPT;
+
 /* ---- the port's state in a migration stream ------------------------------- */
 
 /** Bytes of one saved port; fixed for a version of the library. */
