@@ -82,6 +82,10 @@ void pvd_domain_free(struct pvd_domain* d) noexcept {
     delete d;
 }
 
+void pvd_domain_limit_sections(struct pvd_domain* d, uint32_t sections) noexcept {
+    d->domain.limit_sections(sections);
+}
+
 struct pvd_port* pvd_port_new(struct pvd_domain* d, const char* name,
                               uint32_t host_features) noexcept {
     return std::make_unique<pvd_port>(pvd_port{*d, d->domain.add_port(name, host_features)})

@@ -42,7 +42,7 @@ Log::Log(GuestMemory& memory, RamHold control) noexcept
     : memory_(&memory), control_(std::move(control)) {}
 
 tl::expected<Log, pvdirty_error> Log::attach(GuestMemory& memory, std::uint64_t addr,
-                                             std::uint32_t pages) {
+                                             std::uint32_t pages, std::uint32_t max_sections) {
     if (addr % PVDIRTY_PAGE_SIZE != 0) {
         return tl::unexpected(PVDIRTY_E_LOG_ADDR);
     }
@@ -64,7 +64,7 @@ tl::expected<Log, pvdirty_error> Log::attach(GuestMemory& memory, std::uint64_t 
     }
     const std::uint32_t nsections =
         control_word(log.control_, offsetof(pvdirty_log, nsections)).load();
-    if (nsections == 0 || nsections > PVDIRTY_MAX_SECTIONS) {
+    if (nsections == 0 || nsections > std::min(max_sections, PVDIRTY_MAX_SECTIONS)) {
         return tl::unexpected(PVDIRTY_E_SECTION_COUNT);
     }
     if (pages < PVDIRTY_LOG_PAGES(nsections)) {
@@ -112,7 +112,7 @@ pvdirty_error Log::read_sections(std::uint32_t nsections) {
 /*
  * Sections that shared an area would multiply what a harvest or a scan visits, up to the limit of
  * sections, for the price of one area. Apart from each other, they cost the guest what they cost
- * us.
+ * us, and the VMM limits their number to what the VM's RAM needs.
  */
 bool Log::areas_overlap() const {
     std::vector<const RamHold*> areas{&control_};

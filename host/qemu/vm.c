@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "exec/address-spaces.h"
 #include "exec/cpu-common.h"
+#include "hw/boards.h"
 #include "hw/pci/pci.h"
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
@@ -295,6 +296,19 @@ static DeviceListener device_listener = {
 
 /* ---- ports ---- */
 
+/*
+ * Windows in which this VM can ever have RAM: what there is at the start lies
+ * below and above the PCI hole, the rest is plugged into one stretch, where
+ * each slot may waste up to 1 GiB for its alignment. A stretch that begins and
+ * ends within a window touches two more than its size says.
+ */
+static uint32_t max_windows(void)
+{
+    return DIV_ROUND_UP(current_machine->maxram_size,
+                        (uint64_t)PVDIRTY_WINDOW_PAGES << PVDIRTY_PAGE_SHIFT) +
+           current_machine->ram_slots + 3 * 2;
+}
+
 void pvdirty_vm_add_port(PVDirtyPort *p)
 {
     uint32_t features = p->touch << PVDIRTY_F_TOUCH |
@@ -302,6 +316,7 @@ void pvdirty_vm_add_port(PVDirtyPort *p)
                         p->inflight << PVDIRTY_F_INFLIGHT;
     const char *id = DEVICE(p)->id;
 
+    pvd_domain_limit_sections(pvdirty_vm.domain, max_windows());
     p->port = pvd_port_new(pvdirty_vm.domain, id ? id : PCI_DEVICE(p)->name,
                            features);
     QTAILQ_INSERT_TAIL(&pvdirty_vm.ports, p, next);
@@ -356,8 +371,21 @@ static void log_stop(MemoryListener *listener)
     pvd_logging(pvdirty_vm.domain, PVD_LOGGER_DIRTY_LOG, false);
 }
 
+/* True if there is RAM in [gpa, gpa + len). */
+static bool has_ram(hwaddr gpa, uint64_t len)
+{
+    guint i = ram_index(gpa);
+
+    return i < pvdirty_vm.ram->len &&
+           g_array_index(pvdirty_vm.ram, PVDirtyRam, i).gpa < gpa + len;
+}
+
 static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
 {
+    /* A guest may mark pages that do not exist, in 32 runs for each mask. */
+    if (!has_ram(first_pfn << PVDIRTY_PAGE_SHIFT, 64 << PVDIRTY_PAGE_SHIFT)) {
+        return;
+    }
     while (mask) {
         int from = ctz64(mask);
         int n = cto64(mask >> from);

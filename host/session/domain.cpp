@@ -102,7 +102,8 @@ pvdirty_error Domain::join_log(Port& port, const Registration& registration, boo
             return PVDIRTY_E_LOG_BUSY;
         }
     } else {
-        auto log = Log::attach(memory_, registration.log_addr, registration.log_pages);
+        auto log =
+            Log::attach(memory_, registration.log_addr, registration.log_pages, max_sections_);
         if (!log) {
             return log.error();
         }

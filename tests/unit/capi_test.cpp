@@ -57,6 +57,11 @@ TEST_CASE("C API: a migration from one domain to another", "[capi]") {
     pvd_device* device = pvd_device_add(port, "net0", &rid);
 
     CHECK(pvd_port_config(port)[offsetof(pvdirty_cap, domain)] == 42);
+    pvd_domain_limit_sections(domain, 0);
+    register_through(port, vmm.guest.log);
+    CHECK(pvd_port_config(port)[offsetof(pvdirty_cap, device_status)] == status_features_ok);
+    pvd_port_reset(port);
+    pvd_domain_limit_sections(domain, 1);
     register_through(port, vmm.guest.log);
     CHECK(pvd_port_config(port)[offsetof(pvdirty_cap, device_status)] == status_driver_ok);
 

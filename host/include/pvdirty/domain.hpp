@@ -121,6 +121,12 @@ public:
 
     [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
 
+    /**
+     * From now on, a log with more sections is refused. What one harvest costs grows with the
+     * sections, so they should not outnumber the windows in which this VM can have RAM.
+     */
+    void limit_sections(std::uint32_t sections) noexcept { max_sections_ = sections; }
+
     Port& add_port(std::string name, std::uint32_t host_features);
     [[nodiscard]] const std::list<Port>& ports() const noexcept { return ports_; }
     /** Unplugs the port: it leaves the log, its devices are forgotten. */
@@ -175,6 +181,7 @@ private:
 
     GuestMemory& memory_;
     std::uint32_t id_;
+    std::uint32_t max_sections_ = PVDIRTY_MAX_SECTIONS;
     std::list<Port> ports_;
     std::list<Device> devices_;
     std::optional<Log> log_;

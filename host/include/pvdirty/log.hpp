@@ -34,9 +34,11 @@ public:
      * @param memory outlives the log
      * @param addr GPA of the control page, a multiple of 4 KiB
      * @param pages size of the log in pages of 4 KiB, at least PVDIRTY_LOG_PAGES()
+     * @param max_sections more are refused; above PVDIRTY_MAX_SECTIONS it means that
      */
-    static tl::expected<Log, pvdirty_error> attach(GuestMemory& memory, std::uint64_t addr,
-                                                   std::uint32_t pages);
+    static tl::expected<Log, pvdirty_error>
+    attach(GuestMemory& memory, std::uint64_t addr, std::uint32_t pages,
+           std::uint32_t max_sections = PVDIRTY_MAX_SECTIONS);
 
     [[nodiscard]] std::uint64_t addr() const noexcept { return control_.gpa(); }
     [[nodiscard]] std::uint64_t pages() const noexcept {

@@ -65,6 +65,14 @@ struct pvd_domain* pvd_domain_new(const struct pvd_vmm_ops* ops, void* opaque,
                                   uint32_t id) PVD_NOEXCEPT;
 void pvd_domain_free(struct pvd_domain* d) PVD_NOEXCEPT;
 
+/**
+ * From now on, a log with more sections is refused. What one harvest costs
+ * grows with them, so there should not be more than windows of 1 GiB in which
+ * this VM can have RAM, now or after hot-plug. Without this call:
+ * PVDIRTY_MAX_SECTIONS.
+ */
+void pvd_domain_limit_sections(struct pvd_domain* d, uint32_t sections) PVD_NOEXCEPT;
+
 /* ---- ports and their capability ------------------------------------------ */
 
 /**
