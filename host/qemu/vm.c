@@ -125,7 +125,7 @@ static void set_dirty(hwaddr gpa, uint64_t len)
 static bool is_guest_ram(const MemoryRegionSection *s)
 {
     return memory_region_is_ram(s->mr) && !memory_region_is_ram_device(s->mr) &&
-           !memory_region_is_romd(s->mr) && !s->readonly && !s->nonvolatile;
+           !memory_region_is_romd(s->mr) && !s->readonly;
 }
 
 static void map_begin(MemoryListener *listener)
@@ -151,9 +151,25 @@ static void map_add(MemoryListener *listener, MemoryRegionSection *s)
     }
 }
 
+/* The VMM's global dirty log is on. */
+static bool dirty_logging;
+
 /*
- * Tells the library of every part of old that is no longer mapped there;
- * true if there was one.
+ * RAM is no longer mapped at gpa. The log names pages by their GPA: what was
+ * written there and is not harvested yet could not be told from now on, but
+ * the guest may see the memory again (a BAR, the PAM registers).
+ */
+static void ram_removed(const PVDirtyRam *old, hwaddr gpa, uint64_t len)
+{
+    if (dirty_logging) {
+        pvdirty_ram_set_dirty(old, gpa, len);
+    }
+    pvd_ram_removed(pvdirty_vm.domain, gpa, len);
+}
+
+/*
+ * Reports every part of old that is no longer mapped there; true if there was
+ * one.
  */
 static bool report_removed(const PVDirtyRam *old)
 {
@@ -168,13 +184,13 @@ static bool report_removed(const PVDirtyRam *old)
             continue;
         }
         if (r->gpa > at) {
-            pvd_ram_removed(pvdirty_vm.domain, at, r->gpa - at);
+            ram_removed(old, at, r->gpa - at);
             any = true;
         }
         at = r->gpa + r->size;
     }
     if (at < end) {
-        pvd_ram_removed(pvdirty_vm.domain, at, end - at);
+        ram_removed(old, at, end - at);
         any = true;
     }
     return any;
@@ -355,9 +371,6 @@ void pvdirty_vm_refresh(void)
 }
 
 /* ---- the global dirty log ---- */
-
-/* The VMM's global dirty log is on. */
-static bool dirty_logging;
 
 static void log_start(MemoryListener *listener)
 {

@@ -65,6 +65,7 @@ std::vector<Attack> area_attacks(const std::string& area, __le64 pvdirty_section
         {"to 63 mod 64", [](Vm&) { return Vm::last_gpa + 63; }},
     };
     std::vector<Attack> attacks;
+    attacks.reserve(places.size());
     for (const Place& place : places) {
         attacks.push_back(section_attack(area + " " + place.name, PVDIRTY_E_SECTION_ADDR,
                                          [field, place](HostileVm& vm, pvdirty_section& section) {
