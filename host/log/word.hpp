@@ -11,6 +11,14 @@
 #include <concepts>
 #include <cstdint>
 
+// The tests watch each access by way of these two.
+#ifndef PVDIRTY_ATOMIC_REF
+#define PVDIRTY_ATOMIC_REF std::atomic_ref
+#endif
+#ifndef PVDIRTY_FULL_FENCE
+#define PVDIRTY_FULL_FENCE() std::atomic_thread_fence(std::memory_order_seq_cst)
+#endif
+
 namespace pvdirty {
 
 /** Converts between host order and the wire's order. */
@@ -33,7 +41,7 @@ inline void full_fence() noexcept {
     std::atomic<int> barrier{0};
     barrier.exchange(1, std::memory_order_seq_cst);
 #else
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    PVDIRTY_FULL_FENCE();
 #endif
 }
 
@@ -72,7 +80,7 @@ public:
     }
 
 private:
-    std::atomic_ref<T> word_;
+    PVDIRTY_ATOMIC_REF<T> word_;
 };
 
 /** Bits first..last of a word, 0 <= first <= last <= 63. */
