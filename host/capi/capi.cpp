@@ -12,6 +12,7 @@
 #include <string>
 
 #include "pvdirty/domain.hpp"
+#include "pvdirty/policy.hpp"
 #include "pvdirty/stream.hpp"
 
 static_assert(PVD_PORT_STATE_LEN == pvdirty::port_state_len);
@@ -50,6 +51,31 @@ void copy_text(const std::string& text, char* out, std::size_t len) noexcept {
     const std::size_t n = std::min(text.size(), len - 1);
     std::memcpy(out, text.data(), n);
     out[n] = '\0';
+}
+
+pvdirty::Policy policy_of(const pvd_policy& policy) noexcept {
+    return {.on_incomplete = policy.on_incomplete == PVD_ALL_DIRTY
+                                 ? pvdirty::OnIncomplete::all_dirty
+                                 : pvdirty::OnIncomplete::refuse,
+            .final_limit = policy.final_limit,
+            .blind = policy.blind};
+}
+
+/* A kind that this version does not know is none that is right with a covered device. */
+pvdirty::MigrationKind kind_of(pvd_migration kind) noexcept {
+    switch (kind) {
+    case PVD_PRE_COPY:
+        return pvdirty::MigrationKind::pre_copy;
+    case PVD_POST_COPY:
+        return pvdirty::MigrationKind::post_copy;
+    case PVD_BACKGROUND_SNAPSHOT:
+        return pvdirty::MigrationKind::background_snapshot;
+    case PVD_COLO:
+        return pvdirty::MigrationKind::colo;
+    case PVD_SAVEVM:
+        break;
+    }
+    return pvdirty::MigrationKind::savevm;
 }
 
 } // namespace
@@ -175,6 +201,54 @@ void pvd_domain_stats(const struct pvd_domain* d, struct pvd_stats* out) noexcep
 
 const char* pvd_domain_latched(const struct pvd_domain* d) noexcept {
     return d->domain.latched().c_str();
+}
+
+bool pvd_may_migrate(const struct pvd_domain* d, const struct pvd_policy* policy, char* message,
+                     size_t len) noexcept {
+    const auto why = policy_of(*policy).why_blocked(d->domain);
+    copy_text(why.value_or(""), message, len);
+    return !why;
+}
+
+bool pvd_may_start(const struct pvd_domain* d, const struct pvd_policy* policy,
+                   enum pvd_migration kind, uint64_t ram_bytes, char* message,
+                   size_t len) noexcept {
+    const auto verdict = policy_of(*policy).may_start(d->domain, kind_of(kind), ram_bytes);
+    copy_text(verdict.message, message, len);
+    return verdict.allowed;
+}
+
+struct pvd_round pvd_check_round(const struct pvd_domain* d, const struct pvd_policy* policy,
+                           uint64_t ram_bytes, uint64_t threshold) noexcept {
+    const auto round = policy_of(*policy).round(d->domain, ram_bytes, threshold);
+    return {round.pending_bytes, round.fail, round.hold};
+}
+
+void pvd_why_failing(const struct pvd_domain* d, const struct pvd_policy* policy,
+                     uint64_t ram_bytes, char* message, size_t len) noexcept {
+    copy_text(policy_of(*policy).why_failing(d->domain, ram_bytes), message, len);
+}
+
+enum pvd_final_pass pvd_check_final_pass(const struct pvd_domain* d, const struct pvd_policy* policy,
+                                   uint64_t ram_bytes, char* message, size_t len) noexcept {
+    const auto verdict = policy_of(*policy).final_pass(d->domain, ram_bytes);
+    copy_text(verdict.message, message, len);
+    switch (verdict.pass) {
+    case pvdirty::FinalPass::reported:
+        return PVD_FINAL_REPORTED;
+    case pvdirty::FinalPass::all_dirty:
+        return PVD_FINAL_ALL_DIRTY;
+    case pvdirty::FinalPass::fail:
+        break;
+    }
+    return PVD_FINAL_FAIL;
+}
+
+bool pvd_may_save(const struct pvd_domain* d, const struct pvd_policy* policy, uint64_t ram_bytes,
+                  bool final, char* message, size_t len) noexcept {
+    const auto verdict = policy_of(*policy).may_save(d->domain, ram_bytes, final);
+    copy_text(verdict.message, message, len);
+    return verdict.allowed;
 }
 
 void pvd_stream_save(const struct pvd_domain* d, uint8_t out[PVD_STREAM_STATE_LEN]) noexcept {

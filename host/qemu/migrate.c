@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The migration around the log: sessions begin and end with the migration
- * state, since the global dirty log may run before and after it; a migration
- * that would be wrong is refused at its start (blocker, setup), while it runs
- * (pending) or at its end (pre_save).
+ * state, since the global dirty log may run before and after it. The library's
+ * policy says what may be; here its answers become QEMU's: a migration that
+ * would be wrong is refused at its start (blocker, setup), while it runs
+ * (pending) or at its end (final sync, pre_save).
  *
  * The plug-in has a setup section of its own in the stream, so that a
  * destination that lacks a feature says so before the RAM is sent.
@@ -28,9 +29,16 @@
 /* How long a round of pending may wait: each is a full sync under the BQL. */
 #define HOLD_US 100000
 
+#define MESSAGE_LEN 512
+
 static Error *blocker;
-static bool session_over;    /* migrated away; ends when the VM runs again */
+static enum {
+    SESSION_NONE,
+    SESSION_ON,
+    SESSION_OVER, /* migrated away; ends when the VM runs again */
+} session;
 static bool failed;          /* this migration, by us; said why */
+static QEMUFile *stream;     /* between save_setup and save_cleanup */
 static uint64_t ram_bytes;   /* atomic: for the migration thread */
 
 void pvdirty_migrate_set_ram_bytes(uint64_t bytes)
@@ -44,31 +52,18 @@ bool pvdirty_migrate_final(void)
     return runstate_check(RUN_STATE_FINISH_MIGRATE);
 }
 
-static bool tolerated(void)
-{
-    return pvdirty_vm.blind || pvdirty_vm.policy == PVDIRTY_ALL_DIRTY;
-}
-
-/* One line that says why a migration must not start, or NULL. */
-static char *why_refused(void)
-{
-    char why[256];
-
-    if (tolerated() ||
-        pvd_domain_complete(pvdirty_vm.domain, why, sizeof(why))) {
-        return NULL;
-    }
-    return g_strdup_printf("pvdirty: the guest does not track all DMA: %s; "
-                           "load its pvdirty module before the drivers, or "
-                           "unplug the device", why);
-}
-
 void pvdirty_migrate_refresh(void)
 {
-    g_autofree char *why = why_refused();
-    Error *busy = NULL;
+    Error *next = NULL, *busy = NULL;
+    char why[MESSAGE_LEN];
 
-    if (blocker && why && !strcmp(why, error_get_pretty(blocker))) {
+    if (!pvd_may_migrate(pvdirty_vm.domain, &pvdirty_vm.policy, why,
+                         sizeof(why))) {
+        error_setg(&next, "pvdirty: %s", why);
+    }
+    if (blocker && next &&
+        !strcmp(error_get_pretty(next), error_get_pretty(blocker))) {
+        error_free(next);
         return;
     }
     if (blocker) {
@@ -76,16 +71,16 @@ void pvdirty_migrate_refresh(void)
         error_free(blocker);
         blocker = NULL;
     }
-    if (!why) {
+    if (!next) {
         return;
     }
-    error_setg(&blocker, "%s", why);
-    if (migrate_add_blocker_internal(blocker, &busy) < 0) {
+    if (migrate_add_blocker_internal(next, &busy) < 0) {
         /* A migration is running; the session latches what happened. */
         error_free(busy);
-        error_free(blocker);
-        blocker = NULL;
+        error_free(next);
+        return;
     }
+    blocker = next;
 }
 
 /* ---- the session ---- */
@@ -97,7 +92,7 @@ static void state_changed(Notifier *n, void *data)
     if (migration_in_setup(s)) {
         /* The previous session may wait for the VM to run again. */
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
-        session_over = false;
+        session = SESSION_ON;
         pvdirty_vm.answered_all_dirty = 0;
         pvdirty_vm.last_pass_pages = 0;
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, true);
@@ -106,8 +101,9 @@ static void state_changed(Notifier *n, void *data)
         }
     } else if (migration_has_finished(s)) {
         /* RAM must stay as it was sent while the VM is stopped. */
-        session_over = true;
+        session = SESSION_OVER;
     } else if (migration_has_failed(s)) {
+        session = SESSION_NONE;
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         pvdirty_vm_refresh();
     }
@@ -117,90 +113,85 @@ static Notifier state_notifier = { .notify = state_changed };
 
 static void run_state_changed(void *opaque, bool running, RunState state)
 {
-    if (running && session_over) {
-        session_over = false;
+    if (running && session == SESSION_OVER) {
+        session = SESSION_NONE;
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
     }
 }
 
 /* ---- the stream ---- */
 
+/* Says why, and makes sure that the stream is never complete. Under the BQL. */
 static void fail(const char *why)
 {
     Error *err = NULL;
 
+    if (stream) {
+        qemu_file_set_error(stream, -EPERM);
+    }
     if (failed) {
         return;
     }
     failed = true;
-    error_setg(&err, "%s", why);
+    error_setg(&err, "pvdirty: %s", why);
     migrate_set_error(migrate_get_current(), err);
     error_report_err(err);
 }
 
-static const char *wrong_kind(void)
+/* A snapshot has no session, and no run state of its own if the VM is paused. */
+static enum pvd_migration kind_of_migration(void)
 {
-    if (runstate_check(RUN_STATE_SAVE_VM)) {
-        return "savevm";
+    if (session != SESSION_ON) {
+        return PVD_SAVEVM;
     }
     if (migrate_background_snapshot()) {
-        return "a background snapshot";
+        return PVD_BACKGROUND_SNAPSHOT;
     }
     if (migrate_colo_enabled()) {
-        return "COLO";
+        return PVD_COLO;
     }
-    return migrate_postcopy_ram() ? "post-copy" : NULL;
-}
-
-/* True if a device below a port may write RAM behind the dirty log. */
-static bool has_covered_device(void)
-{
-    PVDirtyPort *p;
-
-    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
-        PCIBus *bus = pci_bridge_get_sec_bus(PCI_BRIDGE(p));
-
-        for (int i = 0; i < ARRAY_SIZE(bus->devices); i++) {
-            if (bus->devices[i]) {
-                return true;
-            }
-        }
-    }
-    return false;
+    return migrate_postcopy_ram() ? PVD_POST_COPY : PVD_PRE_COPY;
 }
 
 static int save_setup(QEMUFile *f, void *opaque)
 {
     bool locked = qemu_mutex_iothread_locked();
     uint8_t state[PVD_STREAM_STATE_LEN];
-    g_autofree char *why = NULL;
+    char message[MESSAGE_LEN];
+    bool may;
 
     if (!locked) {
         qemu_mutex_lock_iothread();
     }
     failed = false;
-    if (has_covered_device() && wrong_kind()) {
-        why = g_strdup_printf("pvdirty: %s cannot be right with a device "
-                              "below a port; unplug it first", wrong_kind());
-    } else {
-        why = why_refused();
-    }
-    if (why) {
-        fail(why);
+    stream = f;
+    may = pvd_may_start(pvdirty_vm.domain, &pvdirty_vm.policy,
+                        kind_of_migration(), ram_bytes, message,
+                        sizeof(message));
+    if (!may) {
+        fail(message);
+    } else if (*message) {
+        warn_report("pvdirty: %s", message);
     }
     pvd_stream_save(pvdirty_vm.domain, state);
     if (!locked) {
         qemu_mutex_unlock_iothread();
     }
     qemu_put_buffer(f, state, sizeof(state));
-    return why ? -EPERM : 0;
+    return may ? 0 : -EPERM;
+}
+
+/* Under the BQL. */
+static void save_cleanup(void *opaque)
+{
+    stream = NULL;
 }
 
 static int load_state(QEMUFile *f, void *opaque, int version_id)
 {
     uint8_t state[PVD_STREAM_STATE_LEN];
     size_t len = qemu_get_buffer(f, state, sizeof(state));
-    char why[256];
+    char why[MESSAGE_LEN];
 
     if (!pvd_stream_load(pvdirty_vm.domain, state, len, why, sizeof(why))) {
         error_report("pvdirty: %s", why);
@@ -217,54 +208,52 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
                               uint64_t *precopy_only, uint64_t *compatible,
                               uint64_t *postcopy_only)
 {
-    uint64_t pages = pvd_domain_pending(pvdirty_vm.domain);
-    uint64_t total = qatomic_read(&ram_bytes);
-    uint64_t limit = pvdirty_vm.final_limit ? pvdirty_vm.final_limit
-                                            : total / 2;
-    uint64_t bytes;
+    struct pvd_policy policy = {
+        .on_incomplete = pvdirty_vm.policy.on_incomplete,
+        .final_limit = pvdirty_vm.policy.final_limit,
+        .blind = qatomic_read(&pvdirty_vm.policy.blind),
+    };
+    uint64_t ram = qatomic_read(&ram_bytes);
+    struct pvd_round round = pvd_check_round(pvdirty_vm.domain, &policy, ram,
+                                             threshold);
+    char why[MESSAGE_LEN];
 
-    if (pages == UINT64_MAX) {
-        if (qatomic_read(&pvdirty_vm.blind)) {
-            return;
-        }
-        if (pvdirty_vm.policy == PVDIRTY_ALL_DIRTY &&
-            !pvdirty_vm.final_limit) {
-            /*
-             * As asked for: if it counted, only a downtime limit that all of
-             * RAM fits in would let the migration end.
-             */
-            return;
-        }
-        bytes = total;
-    } else {
-        bytes = pages << PVDIRTY_PAGE_SHIFT;
-    }
-    if (bytes > limit) {
-        g_autofree char *why = NULL;
-
+    *precopy_only += round.pending_bytes;
+    if (round.fail) {
         qemu_mutex_lock_iothread();
-        why = pages == UINT64_MAX
-                  ? g_strdup_printf("pvdirty: the guest no longer tracks all "
-                                    "DMA: %s",
-                                    pvd_domain_latched(pvdirty_vm.domain))
-                  : g_strdup_printf("pvdirty: %" PRIu64 " MiB are in flight, "
-                                    "more than the limit of %" PRIu64 " MiB",
-                                    bytes >> 20, limit >> 20);
-        fail(why);
+        pvd_why_failing(pvdirty_vm.domain, &policy, ram, why, sizeof(why));
+        if (*why) {
+            fail(why);
+        }
         qemu_mutex_unlock_iothread();
-        qemu_file_set_error(f, -EPERM);
         /* No reason to stop the VM in this round. */
-        *precopy_only += MAX(bytes, threshold);
-        return;
-    }
-    *precopy_only += bytes;
-    if (bytes >= threshold) {
+        *precopy_only += MAX(threshold, 1);
+    } else if (round.hold) {
         g_usleep(HOLD_US);
     }
 }
 
+bool pvdirty_migrate_all_dirty(void)
+{
+    char message[MESSAGE_LEN];
+
+    switch (pvd_check_final_pass(pvdirty_vm.domain, &pvdirty_vm.policy,
+                                 ram_bytes, message, sizeof(message))) {
+    case PVD_FINAL_REPORTED:
+        return false;
+    case PVD_FINAL_ALL_DIRTY:
+        warn_report("pvdirty: %s", message);
+        return true;
+    case PVD_FINAL_FAIL:
+        break;
+    }
+    fail(message);
+    return !stream; /* nothing is sent any more, if there is one */
+}
+
 static SaveVMHandlers stream_ops = {
     .save_setup = save_setup,
+    .save_cleanup = save_cleanup,
     .save_live_pending = save_live_pending,
     .load_state = load_state,
 };
@@ -275,10 +264,12 @@ static SaveVMHandlers stream_ops = {
  */
 int pvdirty_migrate_pre_save(PVDirtyPort *p)
 {
-    if (has_covered_device() && !pvdirty_vm.blind &&
-        (!pvdirty_migrate_final() || migration_in_postcopy())) {
-        fail("pvdirty: only a pre-copy migration can be right with a device "
-             "below a port; unplug it first");
+    bool final = pvdirty_migrate_final() && !migration_in_postcopy();
+    char why[MESSAGE_LEN];
+
+    if (!pvd_may_save(pvdirty_vm.domain, &pvdirty_vm.policy, ram_bytes, final,
+                      why, sizeof(why))) {
+        fail(why);
         return -EPERM;
     }
     pvd_port_save(p->port, p->state);

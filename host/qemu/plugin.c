@@ -76,22 +76,22 @@ static bool same_qemu(void)
     return true;
 }
 
-static bool parse_argument(const char *arg, PVDirtyPolicy *policy,
-                           uint64_t *final_limit)
+static bool parse_argument(const char *arg, struct pvd_policy *policy)
 {
     const char *value;
 
     if (strstart(arg, "on-incomplete=", &value)) {
         if (!strcmp(value, "refuse")) {
-            *policy = PVDIRTY_REFUSE;
+            policy->on_incomplete = PVD_REFUSE;
             return true;
         }
         if (!strcmp(value, "all-dirty")) {
-            *policy = PVDIRTY_ALL_DIRTY;
+            policy->on_incomplete = PVD_ALL_DIRTY;
             return true;
         }
     } else if (strstart(arg, "final-limit=", &value)) {
-        if (!qemu_strtosz(value, NULL, final_limit) && *final_limit) {
+        if (!qemu_strtosz(value, NULL, &policy->final_limit) &&
+            policy->final_limit) {
             return true;
         }
     }
@@ -104,8 +104,7 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id,
                                            const qemu_info_t *info, int argc,
                                            char **argv)
 {
-    PVDirtyPolicy policy = PVDIRTY_REFUSE;
-    uint64_t final_limit = 0;
+    struct pvd_policy policy = { .on_incomplete = PVD_REFUSE };
 
     if (object_class_by_name(TYPE_PVDIRTY_ROOT_PORT)) {
         error_report("pvdirty: the plug-in is loaded already; give -plugin "
@@ -113,7 +112,7 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id,
         return 1;
     }
     for (int i = 0; i < argc; i++) {
-        if (!parse_argument(argv[i], &policy, &final_limit)) {
+        if (!parse_argument(argv[i], &policy)) {
             return 1;
         }
     }
@@ -122,6 +121,6 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id,
     }
     pvdirty_port_register();
     pvdirty_untracked_register();
-    pvdirty_vm_init(policy, final_limit);
+    pvdirty_vm_init(&policy);
     return 0;
 }

@@ -366,7 +366,7 @@ void pvdirty_vm_refresh(void)
                    pvd_port_config(p->port) + 2, PVDIRTY_CAP_LEN - 2);
         }
     }
-    qatomic_set(&pvdirty_vm.blind, blind);
+    qatomic_set(&pvdirty_vm.policy.blind, blind);
     pvdirty_migrate_refresh();
 }
 
@@ -409,13 +409,19 @@ static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
     }
 }
 
-static void dirty_everything(void)
+/* All of it, also what is not mapped just now, or only for reading. */
+static int dirty_block(RAMBlock *rb, void *opaque)
 {
-    for (guint i = 0; i < pvdirty_vm.ram->len; i++) {
-        const PVDirtyRam *r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+    uint64_t len = qemu_ram_get_used_length(rb);
+    ram_addr_t offset;
+    MemoryRegion *mr = memory_region_from_host(qemu_ram_get_host_addr(rb),
+                                               &offset);
 
-        pvdirty_ram_set_dirty(r, r->gpa, r->size);
+    if (mr && qemu_ram_is_migratable(rb)) {
+        pvdirty_tcg_invalidate(mr, offset, len);
+        memory_region_set_dirty(mr, offset, len);
     }
+    return 0;
 }
 
 /*
@@ -439,13 +445,11 @@ static void log_sync(MemoryListener *listener)
     } else {
         result = pvd_harvest(pvdirty_vm.domain, &sink);
     }
-    if (result.all_dirty && !pvdirty_vm.blind) {
+    if (result.all_dirty && !pvdirty_vm.policy.blind) {
         pvdirty_vm.answered_all_dirty++;
-        if (final) {
-            warn_report("pvdirty: all RAM is sent while the VM is stopped: %s",
-                        pvd_domain_latched(pvdirty_vm.domain));
-            dirty_everything();
-        }
+    }
+    if (final && pvdirty_migrate_all_dirty()) {
+        qemu_ram_foreach_block(dirty_block, NULL);
     }
 }
 
@@ -482,10 +486,9 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
     }
 }
 
-void pvdirty_vm_init(PVDirtyPolicy policy, uint64_t final_limit)
+void pvdirty_vm_init(const struct pvd_policy *policy)
 {
-    pvdirty_vm.policy = policy;
-    pvdirty_vm.final_limit = final_limit;
+    pvdirty_vm.policy = *policy;
     pvdirty_vm.ram = ram_array_new();
     pvdirty_vm.domain = pvd_domain_new(&vmm_ops, NULL, 1);
     covered = g_hash_table_new(NULL, NULL);

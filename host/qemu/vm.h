@@ -34,12 +34,6 @@ struct PVDirtyPort {
     QTAILQ_ENTRY(PVDirtyPort) next;
 };
 
-/* What happens when a covered device is not tracked completely. */
-typedef enum PVDirtyPolicy {
-    PVDIRTY_REFUSE,    /* a migration does not start, or fails */
-    PVDIRTY_ALL_DIRTY, /* all RAM is sent once the VM is stopped */
-} PVDirtyPolicy;
-
 /* A stretch of guest RAM: writable, migratable, mapped at gpa. */
 typedef struct PVDirtyRam {
     hwaddr gpa;
@@ -51,19 +45,17 @@ typedef struct PVDirtyRam {
 typedef struct PVDirtyVM {
     struct pvd_domain *domain;
     QTAILQ_HEAD(, PVDirtyPort) ports;
-    PVDirtyPolicy policy;
-    uint64_t final_limit;    /* bytes the final pass may add; 0: RAM / 2 */
+    struct pvd_policy policy; /* .blind is atomic: some port is x-test-blind */
     GArray *ram;             /* PVDirtyRam, ascending by gpa */
     uint64_t last_pass_pages;
     uint64_t answered_all_dirty;
-    bool blind;              /* atomic: some port has x-test-blind */
 } PVDirtyVM;
 
 /* The one VM of this process. */
 extern PVDirtyVM pvdirty_vm;
 
 /* Registers the listeners; before any device is created. */
-void pvdirty_vm_init(PVDirtyPolicy policy, uint64_t final_limit);
+void pvdirty_vm_init(const struct pvd_policy *policy);
 
 /* A port comes and goes; @p->port is set and cleared here. */
 void pvdirty_vm_add_port(PVDirtyPort *p);
@@ -85,6 +77,8 @@ uint64_t pvdirty_vm_ram_bytes(void);
 void pvdirty_migrate_init(void);
 void pvdirty_migrate_refresh(void);
 bool pvdirty_migrate_final(void);
+/* After the harvest of the final pass: must it send all RAM? */
+bool pvdirty_migrate_all_dirty(void);
 int pvdirty_migrate_pre_save(PVDirtyPort *p);
 void pvdirty_migrate_set_ram_bytes(uint64_t bytes);
 

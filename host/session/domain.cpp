@@ -42,15 +42,15 @@ tl::expected<void, std::string> Port::load(std::span<const std::uint8_t> in) {
         domain_.latch(name_ + ": " + loaded.error());
         return loaded;
     }
-    if (!capability_.registered() || !capability_.registration().wants_log()) {
-        return {};
+    if (capability_.registered() && capability_.registration().wants_log()) {
+        // The logging word stays as it came: both sides' RAM is equal until this one runs.
+        const pvdirty_error error = domain_.join_log(*this, capability_.registration(), false);
+        if (error != PVDIRTY_OK) {
+            capability_.revoke(error);
+            domain_.latch(name_ + ": the log is refused here: " + std::string(describe(error)));
+        }
     }
-    // The logging word stays as it came: both sides' RAM is equal until this one runs.
-    const pvdirty_error error = domain_.join_log(*this, capability_.registration(), false);
-    if (error != PVDIRTY_OK) {
-        capability_.revoke(error);
-        domain_.latch(name_ + ": the log is refused here: " + std::string(describe(error)));
-    }
+    domain_.latch(name_ + ": its state was loaded while pages were logged");
     return {};
 }
 

@@ -152,8 +152,8 @@ bool Domain::logging() const noexcept {
  * 3. Completeness is evaluated last: a device that was not tracked before this point and is now
  *    wrote before the first pass; one that stops being tracked later raises gaps or incomplete,
  *    which the next look compares with this one.
- * A user that comes while another is logging finds the word published; the marks are then of use
- * to the other and are not discarded.
+ * When a user comes while another is logging, the marks are of use to the other and are not
+ * discarded.
  */
 void Domain::set_logging(Logger who, bool on) {
     bool& logger = loggers_[static_cast<std::size_t>(who)];
@@ -168,9 +168,11 @@ void Domain::set_logging(Logger who, bool on) {
         }
         return;
     }
-    if (log_ && !was_logging) {
-        log_->harvest(PageSink());
-        log_->publish(true);
+    if (log_) {
+        if (!was_logging) {
+            log_->harvest(PageSink());
+        }
+        log_->publish(true); // also for a second user: a loaded log may say something else
     }
     if (who == Logger::session) {
         statistics_ = {};
@@ -213,7 +215,7 @@ HarvestResult Domain::harvest(PageSink in_flight, PageSink marked) {
     if (!result.all_dirty) {
         pending_.store(result.pages_in_flight, std::memory_order_relaxed);
     }
-    if (loggers_[static_cast<std::size_t>(Logger::session)]) {
+    if (in_session()) {
         statistics_.harvests++;
         statistics_.pages_marked += result.pages_marked;
         statistics_.pages_in_flight = result.pages_in_flight;

@@ -7,6 +7,7 @@ import bad_input
 import events
 import judges
 import life
+import policies
 import provisioning
 import runs
 from support import main
@@ -34,6 +35,9 @@ CASES = {
     "port-hotplug": events.port_hotplug,
     "reset-while-migrating": events.reset_while_migrating,
     "virtio-without-dma-api": events.virtio_without_the_dma_api,
+    "policy-all-dirty": policies.all_dirty,
+    "lost-before-the-last-pass": policies.lost_before_the_last_pass,
+    "only-pre-copy": policies.only_pre_copy,
     "interrupt": life.interrupt,
 }
 

@@ -122,6 +122,27 @@ TEST_CASE("state: a refused log is latched when a session is on", "[state]") {
     CHECK_THAT(vm.domain.latched(), Contains("rp0") && Contains("refused"));
 }
 
+TEST_CASE("state: loading in a session is latched, and the session's word published", "[state]") {
+    Vm vm;
+    vm.track();
+    const State state = save(vm.rp0);
+    unregister_port(vm.rp1);
+    vm.domain.set_logging(Logger::dirty_log, true);
+    vm.domain.set_logging(Logger::session, true);
+    REQUIRE_FALSE(vm.harvest().all_dirty);
+    // The RAM that was loaded has the word as it was then.
+    vm.guest.log.control().logging = 0;
+    REQUIRE(vm.rp0.load(state));
+    REQUIRE_FALSE(vm.domain.why_incomplete());
+    CHECK(vm.harvest().all_dirty);
+    CHECK_THAT(vm.domain.latched(), Contains("rp0: its state was loaded"));
+
+    vm.domain.set_logging(Logger::session, false);
+    vm.domain.set_logging(Logger::session, true);
+    CHECK(vm.guest.log.control().logging == 1);
+    CHECK_FALSE(vm.harvest().all_dirty);
+}
+
 TEST_CASE("state: bytes that are refused reset the port", "[state]") {
     Vm source;
     source.track();

@@ -136,12 +136,18 @@ public:
     /** Guest RAM goes away; drops the log if it uses it. */
     void ram_removed(std::uint64_t gpa, std::uint64_t len);
 
+    /** Is there a covered device? */
+    [[nodiscard]] bool covers() const noexcept { return !devices_.empty(); }
     /** Why the log is not complete now, in one line; nothing when it is. */
     [[nodiscard]] std::optional<std::string> why_incomplete() const;
 
     /** See pvd_logging(). */
     void set_logging(Logger who, bool on);
     [[nodiscard]] bool logging() const noexcept;
+    /** Does Logger::session want marks? */
+    [[nodiscard]] bool in_session() const noexcept {
+        return loggers_[static_cast<std::size_t>(Logger::session)];
+    }
     /** The VM starts to run here: brings the logging word in line with this host. */
     void running();
 

@@ -5,8 +5,8 @@
  * struct pvd_vmm_ops.
  *
  * Threads: all calls on one domain and its ports must be serialised by the
- * caller (QEMU: the BQL), except pvd_domain_pending(), which may be called
- * from any thread. Nothing here waits for the guest, and nothing allocates by
+ * caller (QEMU: the BQL), except pvd_domain_pending() and pvd_check_round(), which
+ * may be called from any thread. Nothing here waits for the guest, and nothing allocates by
  * a size the guest chose beyond PVDIRTY_MAX_SECTIONS table entries.
  */
 #ifndef PVDIRTY_PVDIRTY_H
@@ -210,6 +210,89 @@ void pvd_domain_stats(const struct pvd_domain* d, struct pvd_stats* out) PVD_NOE
  * Valid until the next call on the domain.
  */
 const char* pvd_domain_latched(const struct pvd_domain* d) PVD_NOEXCEPT;
+
+/* ---- policy: may a migration start, go on, end --------------------------- */
+
+/** What happens while a covered device is not tracked completely. */
+enum pvd_on_incomplete {
+    PVD_REFUSE,    /* a migration does not start, or fails */
+    PVD_ALL_DIRTY, /* it goes on, and all RAM is sent once the VM is stopped */
+};
+
+/** The operator's choice. */
+struct pvd_policy {
+    enum pvd_on_incomplete on_incomplete;
+    uint64_t final_limit; /* bytes that the final pass may add; 0: half of RAM,
+                             and no limit for PVD_ALL_DIRTY */
+    bool blind;           /* tests only: incomplete is clean, DATA IS LOST */
+};
+
+/** How the VM is saved. With a covered device, only pre-copy can be right. */
+enum pvd_migration {
+    PVD_PRE_COPY,
+    PVD_POST_COPY,
+    PVD_SAVEVM,
+    PVD_BACKGROUND_SNAPSHOT,
+    PVD_COLO,
+};
+
+/**
+ * May a migration start now, as far as is known before one is asked for?
+ * @message: one line, why not; "" otherwise
+ */
+bool pvd_may_migrate(const struct pvd_domain* d, const struct pvd_policy* policy, char* message,
+                     size_t len) PVD_NOEXCEPT;
+
+/**
+ * May this migration start? To be asked once more when its session has started
+ * (PVD_LOGGER_SESSION): what is latched since counts too.
+ * @ram_bytes: guest RAM, here and below
+ * @message: why not; or, when it may, a warning for the operator, or ""
+ */
+bool pvd_may_start(const struct pvd_domain* d, const struct pvd_policy* policy,
+                   enum pvd_migration kind, uint64_t ram_bytes, char* message,
+                   size_t len) PVD_NOEXCEPT;
+
+/** A round of a running migration. */
+struct pvd_round {
+    uint64_t pending_bytes; /* that only the final pass will add */
+    bool fail;              /* the migration must fail: pvd_why_failing() */
+    bool hold;              /* the final pass would not fit: wait before the next */
+};
+
+/**
+ * What the final pass will add, as of the last harvest. From any thread.
+ * @threshold: bytes that the VMM would send with the VM stopped
+ */
+struct pvd_round pvd_check_round(const struct pvd_domain* d, const struct pvd_policy* policy,
+                           uint64_t ram_bytes, uint64_t threshold) PVD_NOEXCEPT;
+
+/** Why a round said fail; "" when the next would not. Serialised, unlike it. */
+void pvd_why_failing(const struct pvd_domain* d, const struct pvd_policy* policy,
+                     uint64_t ram_bytes, char* message, size_t len) PVD_NOEXCEPT;
+
+/** What the final pass has to send. */
+enum pvd_final_pass {
+    PVD_FINAL_REPORTED,  /* marks and pages in flight */
+    PVD_FINAL_ALL_DIRTY, /* all RAM */
+    PVD_FINAL_FAIL,      /* nothing: the migration must fail */
+};
+
+/**
+ * To be asked with the VM stopped for good, after the harvest of the final
+ * pass: what happened between the last round and the stop counts here.
+ * @message: one line, unless PVD_FINAL_REPORTED
+ */
+enum pvd_final_pass pvd_check_final_pass(const struct pvd_domain* d, const struct pvd_policy* policy,
+                                   uint64_t ram_bytes, char* message, size_t len) PVD_NOEXCEPT;
+
+/**
+ * May the state of a port be saved now?
+ * @final: the VM is stopped for good, and a pre-copy's final pass has been sent
+ * @message: why not, or ""
+ */
+bool pvd_may_save(const struct pvd_domain* d, const struct pvd_policy* policy, uint64_t ram_bytes,
+                  bool final, char* message, size_t len) PVD_NOEXCEPT;
 
 /* ---- the domain's record at the head of a migration stream ---------------- */
 

@@ -39,6 +39,7 @@ class VmConfig:
     disk_kib_per_second: int = 6144
     cpu_pages_per_second: int = 300
     plugins: tuple[Path, ...] = (PLUGIN,)
+    plugin_options: str = ""  # the plug-in's arguments, ",name=value..."
 
     def workload(self) -> str:
         """The guest program's arguments."""
@@ -60,7 +61,7 @@ class VmConfig:
         cpu = "host,-kvmclock" if self.accel == "kvm" else "qemu64"
         argv = [self.qemu]
         for plugin in self.plugins:
-            argv += ["-plugin", f"file={_comma(plugin)}"]
+            argv += ["-plugin", f"file={_comma(plugin)}{self.plugin_options}"]
         argv += ["-machine", "q35,memory-backend=m0", "-accel", self.accel, "-cpu", cpu]
         argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
         argv += ["-m", f"{self.memory_bytes}b", "-smp", str(self.cpus)]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""What the operator's policy does in a real QEMU: nothing goes quietly, nothing goes wrong."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from support import expect, expect_nothing_left
+
+from harness import guest_image, run
+from harness.frames import FrameGenerator
+from harness.progress import Progress
+from harness.qmp import QmpError
+from harness.rundir import RunDir
+from harness.vm import PORTS, Vm, VmConfig
+
+TO_NOWHERE = "exec:cat >/dev/null"
+
+
+@contextlib.contextmanager
+def _booted(config: VmConfig) -> Iterator[Vm]:
+    progress = Progress("policy")
+    generator = FrameGenerator(run.NET_BYTES_PER_SECOND)
+    with RunDir("policy", keep=False) as directory, contextlib.ExitStack() as stack:
+        stack.callback(generator.stop)
+        disk = directory.path / "disk.img"
+        shutil.copyfile(guest_image.disk_content(), disk)
+        argv = config.command_line("source", disk, incoming=False)
+        argv.remove("-no-reboot")
+        vm = stack.enter_context(Vm("source", argv, directory.path))
+        run.boot(vm, config, generator, progress)
+        yield vm
+    expect_nothing_left(os.getpid())
+
+
+def _status(vm: Vm, wanted: set[str], seconds: float = 60) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while True:
+        info: dict[str, Any] = vm.call("query-migrate")
+        if info.get("status") in wanted:
+            return info
+        expect(time.monotonic() < deadline, f"no {wanted} within {seconds:.0f} s: {info}")
+        time.sleep(0.1)
+
+
+def _expect_failed(vm: Vm, *words: str) -> None:
+    info = _status(vm, {"failed", "completed"})
+    print(info, flush=True)
+    expect(info["status"] == "failed", "it completed")
+    for word in ("pvdirty: ", *words):
+        expect(word in info["error-desc"], f"no '{word}' in: {info['error-desc']}")
+
+
+def _add_snapshot_store(vm: Vm) -> None:
+    """An empty qcow2 image, where savevm can put its state."""
+
+    def create(**options: Any) -> None:
+        vm.call("blockdev-create", **{"job-id": "create", "options": options})
+        deadline = time.monotonic() + 10
+        while (jobs := vm.call("query-jobs"))[0]["status"] != "concluded":
+            expect(time.monotonic() < deadline, f"no image: {jobs}")
+            time.sleep(0.05)
+        expect("error" not in jobs[0], f"no image: {jobs}")
+        vm.call("job-dismiss", id="create")
+
+    create(driver="file", filename="snapshots.qcow2", size=0)
+    protocol = {"driver": "file", "node-name": "file1", "filename": "snapshots.qcow2"}
+    vm.call("blockdev-add", **protocol)
+    create(driver="qcow2", file="file1", size=1 << 20)
+    vm.call("blockdev-add", **{"driver": "qcow2", "node-name": "snapshots", "file": "file1"})
+
+
+def all_dirty() -> None:
+    """Without a tracking guest, as asked for: said at the start, and every byte is sent."""
+    base = VmConfig(load_module=False, plugin_options=",on-incomplete=all-dirty")
+    progress = Progress("all-dirty")
+    with RunDir("all-dirty", keep=False) as directory:
+        outcome = run.run("log", "e1000e+virtio-blk", base, directory, progress)
+        log = (directory.path / "source.log").read_text(errors="replace")
+    print(outcome, log, flush=True)
+    row = outcome.result
+    expect(row.pages_dma_written > 0, "no device wrote")
+    expect(row.pages_lost == 0, f"{row.pages_lost} pages were lost")
+    expect(row.answered_all_dirty > 0, "no harvest answered all-dirty")
+    expect(row.pages_last_pass >= row.pages_total * 9 // 10, "not all of RAM was in the last pass")
+    warnings = [line for line in log.splitlines() if "warning: pvdirty: " in line]
+    expect(len(warnings) == 2, f"not a warning at the start and one at the end: {warnings}")
+    expect("all RAM will be sent while the VM is stopped" in warnings[0], warnings[0])
+    expect("all RAM is sent while the VM is stopped" in warnings[1], warnings[1])
+    for warning in warnings:
+        expect("has not registered the port" in warning, f"no reason: {warning}")
+
+
+def lost_before_the_last_pass() -> None:
+    """A guest that is lost after the last round, too late for any pass: the end refuses."""
+    with _booted(run.config_for("log", VmConfig())) as vm:
+        pause = [{"capability": "pause-before-switchover", "state": True}]
+        vm.call("migrate-set-capabilities", capabilities=pause)
+        vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 30, "downtime-limit": 2000})
+
+        # A control: without the reset it completes.
+        for reset in (True, False):
+            vm.call("migrate", uri=TO_NOWHERE)
+            _status(vm, {"pre-switchover"})
+            if reset:
+                vm.call("system_reset")
+                deadline = time.monotonic() + 10
+                while vm.port(PORTS[0], "registered"):
+                    expect(time.monotonic() < deadline, "still registered after a reset")
+                    time.sleep(0.1)
+            vm.call("migrate-continue", state="pre-switchover")
+            if not reset:
+                info = _status(vm, {"failed", "completed"})
+                expect(info["status"] == "completed", f"the control: {info}")
+                break
+            _expect_failed(vm, "no longer tracks all DMA")
+            expect(vm.call("query-status")["status"] == "running", "the source does not run")
+            deadline = time.monotonic() + 60
+            while not vm.port(PORTS[0], "complete"):
+                expect(time.monotonic() < deadline, "the new kernel does not register")
+                time.sleep(0.1)
+
+
+def only_pre_copy() -> None:
+    """With a covered device, whatever else saves the VM is refused before it begins."""
+    config = run.config_for("log", VmConfig(drivers=("e1000e",)))
+    with _booted(config) as vm:
+        _add_snapshot_store(vm)
+        for paused in (False, True):
+            if paused:
+                vm.call("stop")
+            said = vm.call("human-monitor-command", **{"command-line": "savevm one"})
+            print(said, flush=True)
+            expect("Error" in said, f"savevm is taken: {said}")
+            expect("pvdirty: savevm cannot be right" in said, f"paused {paused}: {said}")
+        vm.call("cont")
+        for capability, name in (
+            ("postcopy-ram", "post-copy"),
+            ("background-snapshot", "a background snapshot"),
+        ):
+            change = [{"capability": capability, "state": True}]
+            try:
+                vm.call("migrate-set-capabilities", capabilities=change)
+            except QmpError as error:
+                print(f"{capability} is not to be had here: {error}", flush=True)
+                expect(capability != "postcopy-ram", str(error))
+                continue
+            vm.call("migrate", uri=TO_NOWHERE)
+            _expect_failed(vm, f"{name} cannot be right")
+            change[0]["state"] = False
+            vm.call("migrate-set-capabilities", capabilities=change)
+        # After all these refusals a pre-copy is as good as before.
+        vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 30, "downtime-limit": 2000})
+        vm.call("migrate", uri=TO_NOWHERE)
+        info = _status(vm, {"failed", "completed"})
+        expect(info["status"] == "completed", json.dumps(info))
