@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""What is searched: each model as it is, and each variant broken on purpose."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One search. Without a rule the property must hold, with one it must be violated."""
+
+    name: str
+    model: str
+    defines: tuple[str, ...] = ()
+    rule: str = ""  # what the variant breaks
+    long: bool = False
+
+
+def _variants(model: str, defines: tuple[str, ...], rules: dict[str, str]) -> list[Case]:
+    return [
+        Case(f"{model}: {name}", model, (*defines, f"BREAK_{name}"), rule)
+        for name, rule in rules.items()
+    ]
+
+
+# Ranges that each of two drivers maps: 1 the first page, 2 the second, 4 both.
+_SAME_PAGE = ("LAYOUT=1", "RANGES_0=1", "RANGES_1=1")
+_SAME_WORD = ("LAYOUT=1", "RANGES_0=4", "RANGES_1=2")
+_TWO_GROUPS = ("LAYOUT=2", "RANGES_0=4", "RANGES_1=1")
+_TWO_SECTIONS = ("LAYOUT=3", "RANGES_0=4", "RANGES_1=1")
+
+MARKS = [
+    Case("marks: two pages in a word", "marks", _SAME_WORD),
+    Case("marks: two groups", "marks", _TWO_GROUPS),
+    Case("marks: two sections", "marks", _TWO_SECTIONS, long=True),
+    Case("marks: counters before marks", "marks", (*_SAME_PAGE, "ORACLE")),
+    *_variants(
+        "marks",
+        _SAME_PAGE,
+        {
+            "NO_FENCE": "1: publish, full fence, then read RAM",
+            "NO_DMA_RMB": "2: the device's write before the load of logging",
+            "LOWER_FIRST": "3: mark, then lower the counter",
+            "READ_FIRST": "4: exchange, then read the page",
+            "SET_DOWN": "7: set from leaf to root",
+            "CLEAR_UP": "7: clear from root to leaf",
+            "NO_TAKE_FENCE": "7: a level is cleared before the next is read",
+            "NO_IN_FLIGHT": "9: the last pass adds what is in flight",
+            "DISCARD_LATE": "old marks are discarded before logging is published",
+            "TRUST_MARKS": "old marks, after a migration too, stand for nothing",
+            "TRUST_LOGGING": "an old logging word, after a migration too, stands for nothing",
+        },
+    ),
+    *_variants(
+        "marks",
+        _SAME_WORD,
+        {
+            "SKIP_BY_ROOT": "5: the atomic is left out if its own bit is set only",
+            "SHARED_WORD": "5: a shared word is cleared by its own range's bits only",
+            "LEAVE_REST": "5: what a range leaves behind keeps its bits above",
+            "SKIP_LEVELS": "7: every level is looked at each time",
+            "NO_RMB": "7: the levels are looked at in that order",
+        },
+    ),
+    *_variants("marks", (*_SAME_PAGE, "ORACLE"), {"COUNTERS_LATE": "9: counters before marks"}),
+]
+
+CASES = MARKS

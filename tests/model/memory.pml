@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest RAM as CPUs see it on x86 (TSO): mem[] is what all see. A plain store
+ * waits in its CPU's store buffer until bus() carries it out; a load by the
+ * same CPU sees it there; a locked instruction and a full fence empty the
+ * buffer first. The buffer has one entry, and that is enough: store() asserts
+ * that it is never needed twice.
+ *
+ * Where arm64 is weaker than that, the variant that needs it reorders by hand.
+ *
+ * Only counts.pml lets vCPUs do plain stores (GUEST_STORES); in the others they
+ * have none to do, and their buffers are left out.
+ *
+ * The includer defines ADDRESSES, and CPUS: vCPUs first, the host last. The
+ * code of a CPU has its number in c.
+ */
+#define NOWHERE 255
+#define HOST (CPUS - 1)
+
+byte mem[ADDRESSES];
+byte sb_at[CPUS] = NOWHERE; /* address of the waiting store */
+byte sb_value[CPUS];
+
+bit stopped; /* the VM: no vCPU and no device makes a step */
+bit over;    /* nothing more will happen: all processes end */
+
+/* To be used in an atomic step. */
+inline flush(cpu) {
+	if
+	:: sb_at[cpu] != NOWHERE ->
+		mem[sb_at[cpu]] = sb_value[cpu]; sb_at[cpu] = NOWHERE; sb_value[cpu] = 0
+	:: else
+	fi
+}
+
+#ifdef GUEST_STORES
+#define flush_own() flush(c)
+#define seen(at) (sb_at[c] == (at) -> sb_value[c] : mem[at])
+
+inline store(at, value) {
+	atomic {
+		!stopped -> assert(sb_at[c] == NOWHERE);
+		sb_at[c] = at; sb_value[c] = value
+	}
+}
+
+#else
+#define flush_own() skip
+#define seen(at) mem[at]
+#endif
+
+inline load(to, at) {
+	atomic { !stopped -> to = seen(at) }
+}
+
+/* set_bits() in guest/core/log.c. A cmpxchg that fails tells what is there. */
+inline set_bits(at, mask) {
+	load(old, at);
+	do
+	:: atomic {
+		!stopped && (old & (mask)) != (mask) ->
+		flush_own();
+		if
+		:: mem[at] == old -> mem[at] = old | (mask); old = 0; break
+		:: else -> old = mem[at]
+		fi }
+	:: atomic { (old & (mask)) == (mask) -> old = 0; break }
+	od
+}
+
+/* What waits in a store buffer is seen by all at some time. */
+active proctype bus() {
+	do
+	:: atomic { sb_at[HOST] != NOWHERE -> flush(HOST) }
+#ifdef GUEST_STORES
+	:: atomic { sb_at[0] != NOWHERE -> flush(0) }
+	:: atomic { sb_at[1] != NOWHERE -> flush(1) }
+#endif
+	:: over -> break
+	od
+}
+
+/* The stop of the VM: a vCPU that leaves the guest has empty buffers. */
+inline stop_vm() {
+	stopped = 1;
+#ifdef GUEST_STORES
+	flush(0); flush(1)
+#endif
+}
