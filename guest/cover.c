@@ -321,6 +321,15 @@ static int has_platform_access(struct device *child, void *data)
 		  BIT_ULL(VIRTIO_F_ACCESS_PLATFORM));
 }
 
+/* Can it write by itself? A device that does not answer is gone. */
+static bool is_bus_master(struct pci_dev *pdev)
+{
+	u16 command;
+
+	return !pci_read_config_word(pdev, PCI_COMMAND, &command) &&
+	       !PCI_POSSIBLE_ERROR(command) && (command & PCI_COMMAND_MASTER);
+}
+
 static u8 bind(struct pvd_dev *pd)
 {
 	u8 reason;
@@ -335,8 +344,14 @@ static u8 bind(struct pvd_dev *pd)
 	reason = pvd_attach_bind(pd->layer, features_of(pd));
 	if (drives_user_dma(pd->dev))
 		return PVDIRTY_R_USER_DMA;
-	/* What a virtio device offers shows once it has been probed. */
-	if (!reason && is_virtio(pd->dev))
+	/*
+	 * What a virtio device offers shows once it has been probed. A device
+	 * that is bus master already, left so by firmware or by a kernel that
+	 * crashed, may write where nobody mapped anything until its driver has
+	 * reset it.
+	 */
+	if (!reason &&
+	    (is_virtio(pd->dev) || is_bus_master(to_pci_dev(pd->dev))))
 		return PVDIRTY_R_NO_DRIVER;
 	return reason;
 }
@@ -370,26 +385,17 @@ void pvd_cover_bound(struct device *dev)
 
 	mutex_lock(&pvdirty.lock);
 	pd = find(dev);
-	probed = pd && pd->bound && pd->layer && is_virtio(dev) &&
+	probed = pd && pd->bound && pd->layer &&
 		 pd->reason == PVDIRTY_R_NO_DRIVER;
 	if (probed || (pd && pd->state == PVDIRTY_DEV_TRACKED)) {
 		reason = pvd_attach_check(pd->layer);
-		if (!reason && probed &&
+		if (!reason && probed && is_virtio(dev) &&
 		    !device_for_each_child(dev, NULL, has_platform_access))
 			reason = PVDIRTY_R_NO_DMA_API;
 		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
 				       PVDIRTY_DEV_TRACKED, reason);
 	}
 	mutex_unlock(&pvdirty.lock);
-}
-
-/* Can it still write by itself? A device that does not answer is gone. */
-static bool is_bus_master(struct pci_dev *pdev)
-{
-	u16 command;
-
-	return !pci_read_config_word(pdev, PCI_COMMAND, &command) &&
-	       !PCI_POSSIBLE_ERROR(command) && (command & PCI_COMMAND_MASTER);
 }
 
 void pvd_cover_unbound(struct device *dev, bool failed)

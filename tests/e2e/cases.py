@@ -5,6 +5,7 @@ import sys
 
 import bad_input
 import events
+import faults
 import judges
 import life
 import policies
@@ -33,13 +34,12 @@ CASES = {
     "destination-without-plugin": bad_input.destination_without_plugin,
     "destination-with-fewer-features": bad_input.destination_with_fewer_features,
     "port-hotplug": events.port_hotplug,
-    "reset-while-migrating": events.reset_while_migrating,
     "virtio-without-dma-api": events.virtio_without_the_dma_api,
     "policy-all-dirty": policies.all_dirty,
     "lost-before-the-last-pass": policies.lost_before_the_last_pass,
     "only-pre-copy": policies.only_pre_copy,
     "interrupt": life.interrupt,
-}
+} | faults.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

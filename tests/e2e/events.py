@@ -69,44 +69,6 @@ def port_hotplug() -> None:
     expect_nothing_left(os.getpid())
 
 
-def reset_while_migrating() -> None:
-    """A guest that is reset is no longer tracked: the migration fails and says why."""
-    config = run.config_for("log", VmConfig())
-    progress = Progress("reset")
-    generator = FrameGenerator(run.NET_BYTES_PER_SECOND)
-    with RunDir("reset", keep=False) as directory:
-        disk = directory.path / "disk.img"
-        shutil.copyfile(guest_image.disk_content(), disk)
-        argv = config.command_line("source", disk, incoming=False)
-        argv.remove("-no-reboot")
-        with Vm("source", argv, directory.path) as vm:
-            run.boot(vm, config, generator, progress)
-            try:
-                vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 20})
-                vm.call("migrate", uri="exec:cat >/dev/null")
-                _wait(
-                    "harvest", lambda: vm.call("query-migrate").get("ram", {}).get("transferred"), 10
-                )
-                vm.call("system_reset")
-                # Bandwidth enough to reach the next sync.
-                vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 30})
-                _wait(
-                    "end of the migration",
-                    lambda: vm.call("query-migrate")["status"] in ("failed", "completed"),
-                    30,
-                )
-            finally:
-                generator.stop()
-            ended = vm.call("query-migrate")
-            print(ended, flush=True)
-            expect(ended["status"] == "failed", "it completed without a tracking guest")
-            expect("pvdirty" in ended["error-desc"], f"whose reason: {ended['error-desc']}")
-            expect(vm.call("query-status")["status"] == "running", "the source does not run")
-            # The new kernel registers anew, and then all is well again.
-            _wait("complete guest", lambda: bool(vm.port(PORTS[0], "complete")), 60)
-    expect_nothing_left(os.getpid())
-
-
 def virtio_without_the_dma_api() -> None:
     """Such a device writes where nobody mapped anything: it must not count as tracked."""
     config = run.config_for("log", VmConfig(drivers=("virtio-blk",)))

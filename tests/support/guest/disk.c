@@ -146,7 +146,7 @@ void *disk_thread(void *disk_args)
 		uint32_t count = 1u << next_random(&d, 5);
 		uint32_t block = next_random(&d, d.blocks - LONGEST_PAGES);
 
-		if (n % WRITE_EVERY == 0) {
+		if (!args->read_only && n % WRITE_EVERY == 0) {
 			write_blocks(&d, block, count);
 			atomic_fetch_add(&counters.disk_bytes, (uint64_t)count * PAGE);
 			pace_wait(&pace, (uint64_t)count * PAGE);

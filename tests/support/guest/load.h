@@ -50,6 +50,7 @@ struct disk_args {
 	const char *path;
 	double bytes_per_second;
 	unsigned int part, parts; /* which share of the disk is this thread's */
+	int read_only; /* a later kernel's workload finds the disk as it was made */
 };
 void *disk_thread(void *disk_args);
 

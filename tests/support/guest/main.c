@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * load [disk=PATH:KIB_PER_SECOND] [net=INTERFACE] [cpu=PAGES_PER_SECOND]
+ * load [disk=PATH:KIB_PER_SECOND[:ro]] [net=INTERFACE] [cpu=PAGES_PER_SECOND]
  *
  * Runs the named parts for ever and prints their totals twice a second.
  */
@@ -101,18 +101,20 @@ static void start(void *(*body)(void *), void *arg)
 static void start_disk(char *value)
 {
 	static struct disk_args args[DISK_THREADS];
-	char *colon = strrchr(value, ':');
+	char *colon = strchr(value, ':'), *option;
 	unsigned int i;
 
 	if (!colon)
-		die("disk=PATH:KIB_PER_SECOND, not %s", value);
+		die("disk=PATH:KIB_PER_SECOND[:ro], not %s", value);
 	*colon = '\0';
+	option = strchr(colon + 1, ':');
 	for (i = 0; i < DISK_THREADS; i++) {
 		args[i] = (struct disk_args){
 			.path = value,
 			.bytes_per_second = atof(colon + 1) * 1024 / DISK_THREADS,
 			.part = i,
 			.parts = DISK_THREADS,
+			.read_only = option && !strcmp(option, ":ro"),
 		};
 		start(disk_thread, &args[i]);
 	}

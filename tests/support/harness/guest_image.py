@@ -7,11 +7,13 @@ import lzma
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from .base import BUILD, SUPPORT, HarnessError, Phase, command
 
 DRIVERS = ("virtio_pci", "virtio_blk", "e1000e")
+BUTTON = ("evdev", "button")  # for a test that presses the power button
 GUEST = SUPPORT / "guest"
 BUSYBOX = Path("/usr/bin/busybox")
 DISK_BYTES = 64 << 20
@@ -27,8 +29,8 @@ def disk_content() -> Path:
     return BUILD / "guest" / "disk.img"
 
 
-def _module_order(modules: Path) -> list[Path]:
-    """The drivers' modules below lib/modules/<release>, dependencies first."""
+def _module_order(modules: Path, names: Iterable[str]) -> list[Path]:
+    """Modules below lib/modules/<release> by their names, dependencies first."""
     depends: dict[str, list[str]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -44,24 +46,31 @@ def _module_order(modules: Path) -> list[Path]:
         if path not in order:
             order.append(path)
 
-    for driver in DRIVERS:
-        if driver in paths:
-            add(paths[driver])
-        elif driver not in builtin:
-            raise HarnessError(f"the kernel {modules.name} has no module {driver}")
+    for name in names:
+        if name in paths:
+            add(paths[name])
+        elif name not in builtin:
+            raise HarnessError(f"the kernel {modules.name} has no module {name}")
     return [modules / p for p in order]
 
 
-def _load_program() -> Path:
-    """Compiles the workload, statically; returns the program."""
-    out = BUILD / "guest" / "load"
-    sources = sorted(GUEST.glob("*.c"))
+def _program(name: str, sources: list[Path]) -> Path:
+    """Compiles a program for the guest, statically; returns it."""
+    out = BUILD / "guest" / name
     newest = max(p.stat().st_mtime for p in GUEST.glob("*.[ch]"))
     if not out.exists() or out.stat().st_mtime < newest:
         out.parent.mkdir(parents=True, exist_ok=True)
         flags = ["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror"]
-        command("building the guest's workload", ["gcc", *flags, "-o", out, *sources], "load.log")
+        argv = ["gcc", *flags, "-o", out, *sources]
+        command(f"building the guest's {name}", argv, f"{name}.log")
     return out
+
+
+def _programs() -> list[Path]:
+    """The workload, and kexec for the tests that need it."""
+    kexec = GUEST / "kexec.c"
+    load = sorted(p for p in GUEST.glob("*.c") if p != kexec)
+    return [_program("load", load), _program("kexec", [kexec])]
 
 
 def _disk() -> None:
@@ -86,13 +95,14 @@ def _copy_module(source: Path, target: Path) -> None:
 def build(version: str) -> None:
     """Makes the initramfs for a kernel from what provision.py has built."""
     out = initrd(version)
-    load = _load_program()
+    programs = _programs()
     _disk()
     kernel = BUILD / "kernels" / version
     release = (kernel / ".stamp").read_text()
     modules = kernel / "lib" / "modules" / release
     pvdirty = BUILD / "guest" / version / "pvdirty.ko"
-    ingredients = [BUSYBOX, load, pvdirty, GUEST / "init", Path(__file__), kernel / ".stamp"]
+    ingredients = [BUSYBOX, *programs, pvdirty, GUEST / "init", Path(__file__)]
+    ingredients += [kernel / ".stamp"]
     digest = hashlib.sha256()
     for path in ingredients:
         digest.update(path.read_bytes())
@@ -109,17 +119,35 @@ def build(version: str) -> None:
         (root / "dev").mkdir()
         shutil.copy(BUSYBOX, root / "bin" / "busybox")
         (root / "bin" / "sh").symlink_to("busybox")
-        shutil.copy(load, root / "bin" / "load")
+        for program in programs:
+            shutil.copy(program, root / "bin")
         shutil.copy(GUEST / "init", root / "init")
         os.chmod(root / "init", 0o755)
-        names = []
-        for module in _module_order(modules):
-            names.append(re.sub(r"\.xz$", "", module.name))
-            _copy_module(module, root / "modules" / names[-1])
-        (root / "modules" / "order").write_text("".join(n + "\n" for n in names))
+        for order, wanted in (("order", DRIVERS), ("button-order", BUTTON)):
+            names = []
+            for module in _module_order(modules, wanted):
+                names.append(re.sub(r"\.xz$", "", module.name))
+                _copy_module(module, root / "modules" / names[-1])
+            (root / "modules" / order).write_text("".join(n + "\n" for n in names))
         _copy_module(pvdirty, root / "modules" / "pvdirty.ko")
         archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
         command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)
         Path(f"{out}.new").rename(out)
         shutil.rmtree(root)
         stamp.write_text(digest.hexdigest())
+
+
+def add_kernel(version: str, out: Path) -> Path:
+    """Writes an initramfs that also holds /kexec/vmlinuz and /kexec/initrd.
+
+    So the guest can start a second kernel, with the same initramfs but for these two.
+    """
+    root = out.with_suffix(".root")
+    (root / "kexec").mkdir(parents=True)
+    (root / "kexec" / "vmlinuz").symlink_to(BUILD / "kernels" / version / "vmlinuz")
+    (root / "kexec" / "initrd").symlink_to(initrd(version))
+    shutil.copyfile(initrd(version), out)
+    archive = f"find . | sort | cpio -L -o -H newc -R 0:0 >> {out}"
+    command("cpio", ["/bin/sh", "-ec", archive], "initramfs-kexec.log", cwd=root)
+    shutil.rmtree(root)
+    return out

@@ -124,14 +124,24 @@ def start_source(config: VmConfig, disk: Path, directory: Path, progress: Progre
 
 def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress) -> None:
     """Waits until the guest's workload runs and its devices have moved data."""
+    _ready(vm, progress)
+    if "e1000e" in config.drivers:
+        generator.start(vm.directory / f"{vm.name}.net")
+    warm_up(vm, config, progress)
+
+
+def _ready(vm: Vm, progress: Progress) -> None:
     vm.wait(
         "ready guest",
-        lambda: "PVDIRTY READY" in vm.serial,
+        lambda: "PVDIRTY READY" in vm.console,
         BOOT_SECONDS,
         lambda: progress.show("boot"),
     )
-    if "e1000e" in config.drivers:
-        generator.start(vm.directory / f"{vm.name}.net")
+
+
+def warm_up(vm: Vm, config: VmConfig, progress: Progress) -> None:
+    """Waits for the workload of the kernel that came to life last, as boot() does."""
+    _ready(vm, progress)
     wanted = [
         counter
         for driver, counter in (("e1000e", "net_bytes"), ("virtio-blk", "disk_bytes"))
@@ -140,7 +150,7 @@ def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress
 
     def warm() -> bool:
         values = vm.load().values
-        return vm.serial.count("PVDIRTY io") >= WARM_UP_LINES and all(
+        return vm.console.count("PVDIRTY io") >= WARM_UP_LINES and all(
             values.get(w, 0) > 0 for w in wanted
         )
 
@@ -192,7 +202,8 @@ def stopped(source: Vm, destination: Vm) -> None:
     deadline = time.monotonic() + 60
     while True:
         states = [vm.call("query-status")["status"] for vm in (source, destination)]
-        if states[0] == "postmigrate" and states[1] == "paused":
+        # A guest that had switched itself off is off at the destination.
+        if states[0] == "postmigrate" and states[1] in ("paused", "shutdown"):
             return
         if time.monotonic() > deadline:
             raise HarnessError(f"source and destination did not stop: {states}", EXIT_TIMEOUT)

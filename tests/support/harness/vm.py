@@ -3,6 +3,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 from . import guest_image
 from .base import BUILD, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
-from .qmp import Qmp, QmpClosed
+from .qmp import Qmp, QmpClosed, connect_unix
 
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
 PORTS = ("rp0", "rp1")
@@ -35,8 +36,14 @@ class VmConfig:
     qemu: str = "qemu-system-x86_64"
     covered: bool = True  # devices below the ports, or on the root bus
     load_module: bool = True
+    # A test speaks to the guest: Vm.order(). QEMU survives reboot and power-off.
+    control: bool = False
+    kernel_options: str = ""
+    initrd: Path | None = None  # instead of the kernel's own
     port_options: str = ""  # more properties of the ports, ",name=value..."
+    plugin_options: str = ""  # more arguments of the plug-ins, likewise
     disk_kib_per_second: int = 6144
+    disk_writes: bool = True
     cpu_pages_per_second: int = 300
     plugins: tuple[Path, ...] = (PLUGIN,)
     plugin_options: str = ""  # the plug-in's arguments, ",name=value..."
@@ -45,7 +52,8 @@ class VmConfig:
         """The guest program's arguments."""
         words = [f"cpu={self.cpu_pages_per_second}"]
         if "virtio-blk" in self.drivers:
-            words.append(f"disk=/dev/vda:{2 * self.disk_kib_per_second}")
+            only = "" if self.disk_writes else ":ro"
+            words.append(f"disk=/dev/vda:{2 * self.disk_kib_per_second}{only}")
         if "e1000e" in self.drivers:
             words.append("net=eth0")
         return ",".join(words)
@@ -56,6 +64,7 @@ class VmConfig:
         append = [
             "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off",
             f"demo.pvdirty={int(self.load_module)} demo.load={self.workload()}",
+            f"demo.control={int(self.control)} {self.kernel_options}",
         ]
         # kvmclock's page is written by KVM itself, past any dirty log.
         cpu = "host,-kvmclock" if self.accel == "kvm" else "qemu64"
@@ -65,10 +74,14 @@ class VmConfig:
         argv += ["-machine", "q35,memory-backend=m0", "-accel", self.accel, "-cpu", cpu]
         argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
         argv += ["-m", f"{self.memory_bytes}b", "-smp", str(self.cpus)]
-        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none"]
+        argv += ["-no-shutdown" if self.control else "-no-reboot"]
         argv += ["-kernel", str(kernel / "vmlinuz")]
-        argv += ["-initrd", str(guest_image.initrd(self.kernel)), "-append", " ".join(append)]
+        initrd = self.initrd or guest_image.initrd(self.kernel)
+        argv += ["-initrd", str(initrd), "-append", " ".join(append)]
         argv += ["-serial", f"file:{name}.serial", "-qmp", f"unix:{name}.qmp,server=on,wait=off"]
+        if self.control:
+            argv += ["-serial", f"unix:{name}.control,server=on,wait=off"]
         for number, port in enumerate(PORTS if self.plugins else ()):
             argv += [
                 "-device",
@@ -129,6 +142,7 @@ class Vm:
         self.name = name
         self.directory = directory
         self._qmp: Qmp | None = None
+        self._control: socket.socket | None = None
         with self.log.open("wb") as log:
             try:
                 self.process = subprocess.Popen(
@@ -177,6 +191,18 @@ class Vm:
         except OSError:
             return ""
 
+    @property
+    def console(self) -> str:
+        """What the guest printed since a kernel of it last came to life."""
+        return self.serial.rpartition("PVDIRTY init")[2]
+
+    def order(self, line: str) -> None:
+        """Has the guest's process 1 carry out a line of shell, if the configuration says so."""
+        # It stays open: QEMU drops what it has not read when the other side hangs up.
+        if not self._control:
+            self._control = connect_unix(self.directory / f"{self.name}.control")
+        self._control.sendall(line.encode() + b"\n")
+
     def alive(self) -> bool:
         """Is QEMU still running?"""
         return self.process.poll() is None
@@ -186,6 +212,9 @@ class Vm:
         if self._qmp:
             self._qmp.close()
             self._qmp = None
+        if self._control:
+            self._control.close()
+            self._control = None
         kill_group(self.process)
 
     def _log_lines(self) -> list[str]:
@@ -193,6 +222,10 @@ class Vm:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
         lines = [re.sub(r"^\S*qemu-system\S*: ", "", line) for line in lines if line]
         return [line for line in lines if not line.startswith(("info:", "warning:"))]
+
+    def _how_it_ended(self) -> str:
+        code = self.process.returncode
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}, no message"
 
     def messages(self) -> list[str]:
         """The plug-in's errors, each once."""
@@ -215,14 +248,14 @@ class Vm:
 
     def load(self) -> GuestLoad:
         """The workload's last complete line."""
-        lines = re.findall(r"PVDIRTY io (.*)\r?\n", self.serial)
+        lines = re.findall(r"PVDIRTY io (.*)\r?\n", self.console)
         if not lines:
             return GuestLoad()
         return GuestLoad({k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", lines[-1])})
 
     def guest_trouble(self) -> str:
         """What the guest says when it cannot go on, or ""."""
-        found = re.search(r"PVDIRTY fatal .*|Kernel panic.*", self.serial)
+        found = re.search(r"PVDIRTY fatal .*|Kernel panic.*", self.console)
         return found.group().strip() if found else ""
 
     def wait(
@@ -237,7 +270,7 @@ class Vm:
             if not self.alive():
                 raise GuestError(
                     f"{self.name}: QEMU ended while waiting for {what}: "
-                    + (self.guest_trouble() or self.complaint() or "no message")
+                    + (self.guest_trouble() or self.complaint() or self._how_it_ended())
                 )
             if trouble := self.guest_trouble():
                 raise GuestError(f"{self.name}: while waiting for {what}: {trouble}")
