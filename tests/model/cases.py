@@ -64,4 +64,36 @@ MARKS = [
     *_variants("marks", (*_SAME_PAGE, "ORACLE"), {"COUNTERS_LATE": "9: counters before marks"}),
 ]
 
-CASES = MARKS
+# A counter sticks at this value: two of two drivers reach it, or never, or at once.
+_STICKS = ("DRIVERS=2", "STUCK=2")
+_COUNTS = ("LAYOUT=1", "DRIVERS=2", "STUCK=3")
+_STICKS_AT_ONCE = ("LAYOUT=1", "DRIVERS=2", "STUCK=1")
+
+COUNTS = [
+    Case("counts: two pages in a word", "counts", _COUNTS),
+    Case("counts: a counter sticks", "counts", ("LAYOUT=1", *_STICKS)),
+    Case("counts: two groups", "counts", ("LAYOUT=2", *_STICKS)),
+    Case("counts: two sections", "counts", ("LAYOUT=3", *_STICKS)),
+    *_variants(
+        "counts",
+        _COUNTS,
+        {
+            "GIVE_FIRST": "3: raise, then give the address",
+            "PLAIN_COUNT": "8: counters are raised by a locked instruction",
+            "LEVELS_FIRST": "8: raise leaf, summary, root",
+            "SKIP_LEVELS": "8: every level is looked at each time",
+            "NO_RMB": "8: the levels are looked at in that order",
+            "NO_PRUNE_FENCE": "8: prune: clear, full fence, look again",
+            "NO_SECOND_LOOK": "8: prune: look again, a summary",
+            "NO_SECOND_LOOK_AT_ROOT": "8: prune: look again, the root",
+            "GIVE_EARLY": "9: no address before summary and root are set",
+        },
+    ),
+    *_variants(
+        "counts",
+        _STICKS_AT_ONCE,
+        {"WRAP": "6: a counter saturates", "UNSTICK": "6: a full counter stays"},
+    ),
+]
+
+CASES = MARKS + COUNTS

@@ -2,14 +2,14 @@
 /*
  * Guest RAM as CPUs see it on x86 (TSO): mem[] is what all see. A plain store
  * waits in its CPU's store buffer until bus() carries it out; a load by the
- * same CPU sees it there; a locked instruction and a full fence empty the
- * buffer first. The buffer has one entry, and that is enough: store() asserts
+ * same CPU sees it there; a locked instruction and a full fence wait until the
+ * buffer is empty. The buffer has one entry, and that is enough: store() asserts
  * that it is never needed twice.
  *
  * Where arm64 is weaker than that, the variant that needs it reorders by hand.
  *
- * Only counts.pml lets vCPUs do plain stores (GUEST_STORES); in the others they
- * have none to do, and their buffers are left out.
+ * Only in counts.pml vCPUs have plain stores to do (GUEST_STORES), and only
+ * there the host has none; buffers that stay empty are left out.
  *
  * The includer defines ADDRESSES, and CPUS: vCPUs first, the host last. The
  * code of a CPU has its number in c.
@@ -17,7 +17,7 @@
 #define NOWHERE 255
 #define HOST (CPUS - 1)
 
-byte mem[ADDRESSES];
+byte mem[ADDRESSES + 1]; /* the last one takes what is flushed of an empty buffer: 0 */
 byte sb_at[CPUS] = NOWHERE; /* address of the waiting store */
 byte sb_value[CPUS];
 
@@ -26,26 +26,35 @@ bit over;    /* nothing more will happen: all processes end */
 
 /* To be used in an atomic step. */
 inline flush(cpu) {
-	if
-	:: sb_at[cpu] != NOWHERE ->
-		mem[sb_at[cpu]] = sb_value[cpu]; sb_at[cpu] = NOWHERE; sb_value[cpu] = 0
-	:: else
-	fi
+	mem[(sb_at[cpu] == NOWHERE -> ADDRESSES : sb_at[cpu])] = sb_value[cpu];
+	sb_at[cpu] = NOWHERE; sb_value[cpu] = 0
 }
 
 #ifdef GUEST_STORES
-#define flush_own() flush(c)
+#define DRAINED (sb_at[c] == NOWHERE)
 #define seen(at) (sb_at[c] == (at) -> sb_value[c] : mem[at])
 
 inline store(at, value) {
 	atomic {
+#ifdef BREAK_PLAIN_COUNT
+		!stopped && sb_at[c] == NOWHERE ->
+#else
 		!stopped -> assert(sb_at[c] == NOWHERE);
+#endif
 		sb_at[c] = at; sb_value[c] = value
 	}
 }
 
+#if CPUS == 3
+#define NO_MORE_STORES (finished[0] && finished[1])
 #else
-#define flush_own() skip
+#define NO_MORE_STORES (finished[0] && finished[1] && finished[2])
+#endif
+
+bit finished[CPUS - 1]; /* vCPUs that have ended */
+#else
+#define NO_MORE_STORES true
+#define DRAINED true
 #define seen(at) mem[at]
 #endif
 
@@ -58,8 +67,7 @@ inline set_bits(at, mask) {
 	load(old, at);
 	do
 	:: atomic {
-		!stopped && (old & (mask)) != (mask) ->
-		flush_own();
+		!stopped && DRAINED && (old & (mask)) != (mask) ->
 		if
 		:: mem[at] == old -> mem[at] = old | (mask); old = 0; break
 		:: else -> old = mem[at]
@@ -71,19 +79,26 @@ inline set_bits(at, mask) {
 /* What waits in a store buffer is seen by all at some time. */
 active proctype bus() {
 	do
-	:: atomic { sb_at[HOST] != NOWHERE -> flush(HOST) }
 #ifdef GUEST_STORES
 	:: atomic { sb_at[0] != NOWHERE -> flush(0) }
 	:: atomic { sb_at[1] != NOWHERE -> flush(1) }
+#if CPUS > 3
+	:: atomic { sb_at[2] != NOWHERE -> flush(2) }
 #endif
-	:: over -> break
+#else
+	:: atomic { sb_at[HOST] != NOWHERE -> flush(HOST) }
+#endif
+	:: over && NO_MORE_STORES -> break
 	od
 }
 
-/* The stop of the VM: a vCPU that leaves the guest has empty buffers. */
+/* The stop of the VM: a vCPU that leaves the guest has an empty buffer. */
 inline stop_vm() {
 	stopped = 1;
 #ifdef GUEST_STORES
 	flush(0); flush(1)
+#if CPUS > 3
+	; flush(2)
+#endif
 #endif
 }
