@@ -32,7 +32,7 @@ public:
     void abandon() { function_ = nullptr; }
 
 private:
-    static void enter(unsigned low, unsigned high);
+    static void enter();
 
     std::function<void()> function_;
     std::vector<std::byte> stack_ = std::vector<std::byte>(std::size_t{128} << 10);

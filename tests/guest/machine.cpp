@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstddef>
 
 namespace pvdirty::test {
 
@@ -10,8 +11,13 @@ namespace {
 
 constexpr unsigned word_size = 8;
 
+const std::byte* word_at(const void* where) noexcept {
+    return static_cast<const std::byte*>(where) -
+           reinterpret_cast<std::uintptr_t>(where) % word_size;
+}
+
 std::uintptr_t word_of(const void* where) noexcept {
-    return reinterpret_cast<std::uintptr_t>(where) & ~std::uintptr_t{word_size - 1};
+    return reinterpret_cast<std::uintptr_t>(word_at(where));
 }
 
 /* Some bytes of a word's value. */
@@ -24,7 +30,7 @@ std::uint64_t part(std::uint64_t word, const void* where, unsigned size) noexcep
 } // namespace
 
 Machine::Cpu* Machine::current() noexcept {
-    const auto cpu =
+    auto* const cpu =
         std::find_if(cpus_.begin(), cpus_.end(), [](const Cpu& c) { return c.fiber.inside(); });
     return cpu == cpus_.end() ? nullptr : &*cpu;
 }
@@ -74,13 +80,12 @@ void Machine::pause() {
 void Machine::about_to_change(const void* where) {
     History& history = history_[word_of(where)];
     if (history.empty()) {
-        history.emplace_back(0, read(reinterpret_cast<const void*>(word_of(where)), word_size));
+        history.emplace_back(0, read(word_at(where), word_size));
     }
 }
 
 void Machine::changed(const void* where) {
-    history_[word_of(where)].emplace_back(
-        ++now_, read(reinterpret_cast<const void*>(word_of(where)), word_size));
+    history_[word_of(where)].emplace_back(++now_, read(word_at(where), word_size));
 }
 
 void Machine::sees_completion() {

@@ -7,12 +7,12 @@
 #ifndef PVDIRTY_TESTS_GUEST_WATCH_H
 #define PVDIRTY_TESTS_GUEST_WATCH_H
 
-#include <stdbool.h>
-
 #include <linux/types.h>
 
 #ifdef __cplusplus
 extern "C" {
+#else
+#include <stdbool.h>
 #endif
 
 /* The guest: a load of 1, 4 or 8 bytes; an exchange, before and after; load barriers. */

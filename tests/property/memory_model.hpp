@@ -47,7 +47,7 @@ public:
 private:
     struct Block {
         PageRange pages;
-        std::size_t index; // of its first page
+        std::size_t index = 0; // of its first page
     };
     [[nodiscard]] std::size_t index_of(std::uint64_t pfn) const;
     template <class Function>

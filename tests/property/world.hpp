@@ -66,9 +66,9 @@ private:
     static constexpr unsigned max_devices = 4;
 
     struct Mapping {
-        unsigned device;
+        unsigned device = 0;
         PageRange pages;
-        bool live; // the device may write to it
+        bool live = false; // the device may write to it
     };
     /** Device i sits below port i % max_ports. */
     struct GuestDevice {
