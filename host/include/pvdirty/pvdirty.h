@@ -265,7 +265,7 @@ struct pvd_round {
  * @threshold: bytes that the VMM would send with the VM stopped
  */
 struct pvd_round pvd_check_round(const struct pvd_domain* d, const struct pvd_policy* policy,
-                           uint64_t ram_bytes, uint64_t threshold) PVD_NOEXCEPT;
+                                 uint64_t ram_bytes, uint64_t threshold) PVD_NOEXCEPT;
 
 /** Why a round said fail; "" when the next would not. Serialised, unlike it. */
 void pvd_why_failing(const struct pvd_domain* d, const struct pvd_policy* policy,
@@ -283,8 +283,9 @@ enum pvd_final_pass {
  * pass: what happened between the last round and the stop counts here.
  * @message: one line, unless PVD_FINAL_REPORTED
  */
-enum pvd_final_pass pvd_check_final_pass(const struct pvd_domain* d, const struct pvd_policy* policy,
-                                   uint64_t ram_bytes, char* message, size_t len) PVD_NOEXCEPT;
+enum pvd_final_pass pvd_check_final_pass(const struct pvd_domain* d,
+                                         const struct pvd_policy* policy, uint64_t ram_bytes,
+                                         char* message, size_t len) PVD_NOEXCEPT;
 
 /**
  * May the state of a port be saved now?

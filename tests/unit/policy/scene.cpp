@@ -59,7 +59,7 @@ void Scene::plug() {
 
 void Scene::unplug_port() {
     vm_->domain.remove_port(vm_->rp0);
-    std::erase_if(devices_, [this](const Covered& covered) { return covered.slot == net0_slot; });
+    std::erase_if(devices_, [](const Covered& covered) { return covered.slot == net0_slot; });
 }
 
 void Scene::unplug_all_devices() {

@@ -64,9 +64,9 @@ public:
 
 private:
     struct Covered {
-        Device* device;
-        int rid;
-        std::size_t slot;     // in the device table
+        Device* device = nullptr;
+        int rid = -1;
+        std::size_t slot = 0; // in the device table
         bool tracked = false; // by the guest, as far as it is up to the guest's layer
         bool quiet = false;   // the guest has removed it: no DMA any more
     };
