@@ -37,6 +37,7 @@ CASES = {
     "virtio-without-dma-api": events.virtio_without_the_dma_api,
     "policy-all-dirty": policies.all_dirty,
     "lost-before-the-last-pass": policies.lost_before_the_last_pass,
+    "policy-final-limit": policies.final_limit,
     "only-pre-copy": policies.only_pre_copy,
     "interrupt": life.interrupt,
 } | faults.CASES

@@ -125,6 +125,17 @@ def lost_before_the_last_pass() -> None:
                 time.sleep(0.1)
 
 
+def final_limit() -> None:
+    """Pages in flight that the operator's limit does not allow: the migration says so and fails."""
+    config = run.config_for("log", VmConfig(drivers=("e1000e",), plugin_options=",final-limit=64K"))
+    with _booted(config) as vm:
+        vm.call("migrate", uri=TO_NOWHERE)
+        _expect_failed(vm, "are in flight, more than the limit of 64 KiB")
+        in_flight = vm.port(PORTS[0], "pages-in-flight")
+        expect(in_flight > 16, f"only {in_flight} pages are in flight")
+        expect(vm.call("query-status")["status"] == "running", "the source does not run")
+
+
 def only_pre_copy() -> None:
     """With a covered device, whatever else saves the VM is refused before it begins."""
     config = run.config_for("log", VmConfig(drivers=("e1000e",)))
