@@ -76,6 +76,7 @@ Port& Domain::add_port(std::string name, std::uint32_t host_features) {
 
 void Domain::remove_port(Port& port) {
     if (port.capability().registered()) {
+        latch(port.name_ + ": was unplugged while pages were logged");
         port.leave();
     }
     devices_.remove_if([&](const Device& device) { return &device.port() == &port; });

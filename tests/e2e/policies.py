@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from support import expect, expect_nothing_left
@@ -136,16 +137,32 @@ def final_limit() -> None:
         expect(vm.call("query-status")["status"] == "running", "the source does not run")
 
 
+def _savevm(vm: Vm, command: str = "savevm one") -> str:
+    said: str = vm.call("human-monitor-command", **{"command-line": command})
+    print(f"{command}: {said}", flush=True)
+    return said
+
+
+def _expect_snapshots_without_devices(config: VmConfig) -> None:
+    """A control: ports without a device refuse no snapshot, there and back."""
+    with RunDir("snapshot", keep=False) as directory:
+        argv = config.command_line("source", guest_image.disk_content(), incoming=False)
+        with Vm("source", [*argv, "-S"], directory.path) as vm:
+            _add_snapshot_store(vm)
+            expect(not _savevm(vm), "savevm without a covered device")
+            expect(not _savevm(vm, "loadvm one"), "loadvm without a covered device")
+
+
 def only_pre_copy() -> None:
     """With a covered device, whatever else saves the VM is refused before it begins."""
     config = run.config_for("log", VmConfig(drivers=("e1000e",)))
+    _expect_snapshots_without_devices(replace(config, covered=False))
     with _booted(config) as vm:
         _add_snapshot_store(vm)
         for paused in (False, True):
             if paused:
                 vm.call("stop")
-            said = vm.call("human-monitor-command", **{"command-line": "savevm one"})
-            print(said, flush=True)
+            said = _savevm(vm)
             expect("Error" in said, f"savevm is taken: {said}")
             expect("pvdirty: savevm cannot be right" in said, f"paused {paused}: {said}")
         vm.call("cont")

@@ -304,7 +304,7 @@ TEST_CASE("latch: each event, and the level is well again by the next harvest", 
              vm.register_both();
          },
          "RAM that held the log"},
-        {"port unplugged", [](Vm& vm) { vm.domain.remove_port(vm.rp1); }, "rp1"},
+        {"port unplugged", [](Vm& vm) { vm.domain.remove_port(vm.rp1); }, "rp1: was unplugged"},
     };
     for (const Cause& cause : causes) {
         INFO(cause.name);

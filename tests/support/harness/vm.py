@@ -46,7 +46,6 @@ class VmConfig:
     disk_writes: bool = True
     cpu_pages_per_second: int = 300
     plugins: tuple[Path, ...] = (PLUGIN,)
-    plugin_options: str = ""  # the plug-in's arguments, ",name=value..."
 
     def workload(self) -> str:
         """The guest program's arguments."""
