@@ -38,7 +38,9 @@ static int on_pm(struct notifier_block *nb, unsigned long action, void *data)
 	case PM_POST_SUSPEND:
 	case PM_POST_HIBERNATION:
 	case PM_POST_RESTORE:
-		pvd_ports_register();
+		/* Not for a log that is about to be freed. */
+		if (!pvdirty.stopping)
+			pvd_ports_register();
 		break;
 	}
 	mutex_unlock(&pvdirty.lock);
