@@ -91,14 +91,6 @@ uint64_t pvdirty_vm_ram_bytes(void)
     return sum;
 }
 
-void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len)
-{
-    hwaddr offset = ram->offset + (gpa - ram->gpa);
-
-    pvdirty_tcg_invalidate(ram->mr, offset, len);
-    memory_region_set_dirty(ram->mr, offset, len);
-}
-
 /*
  * Dirties what is RAM of [gpa, gpa + len). A guest may mark what is not, and
  * often: the search ends where the stretches do.
@@ -384,19 +376,22 @@ static void log_stop(MemoryListener *listener)
     pvd_logging(pvdirty_vm.domain, PVD_LOGGER_DIRTY_LOG, false);
 }
 
-/* True if there is RAM in [gpa, gpa + len). */
-static bool has_ram(hwaddr gpa, uint64_t len)
-{
-    guint i = ram_index(gpa);
-
-    return i < pvdirty_vm.ram->len &&
-           g_array_index(pvdirty_vm.ram, PVDirtyRam, i).gpa < gpa + len;
-}
-
 static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
 {
-    /* A guest may mark pages that do not exist, in 32 runs for each mask. */
-    if (!has_ram(first_pfn << PVDIRTY_PAGE_SHIFT, 64 << PVDIRTY_PAGE_SHIFT)) {
+    hwaddr gpa = first_pfn << PVDIRTY_PAGE_SHIFT;
+    hwaddr end = gpa + (64 << PVDIRTY_PAGE_SHIFT);
+    guint i = ram_index(gpa);
+    const PVDirtyRam *r;
+
+    if (i == pvdirty_vm.ram->len) {
+        return;
+    }
+    r = &g_array_index(pvdirty_vm.ram, PVDirtyRam, i);
+    if (r->gpa >= end) {
+        return; /* a guest may mark pages that do not exist */
+    }
+    if (r->gpa <= gpa && end <= r->gpa + r->size &&
+        pvdirty_ram_set_dirty_mask(r, gpa, mask)) {
         return;
     }
     while (mask) {

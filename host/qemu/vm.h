@@ -70,6 +70,13 @@ const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa);
 /* Guest RAM was written behind QEMU's back: dirty bitmaps and TCG's code. */
 void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len);
 
+/*
+ * The same for those of 64 pages whose bit is set; false if that must be done
+ * by ranges.
+ */
+bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
+                                uint64_t mask);
+
 /* Bytes of guest RAM in pvdirty_vm.ram. */
 uint64_t pvdirty_vm_ram_bytes(void);
 

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Setting QEMU's dirty bits for what the guest reported. QEMU's own functions
+ * take ranges, and cost as much for one page as for thousands; a guest that
+ * marks every other page of a TiB would keep the BQL for a minute. So a mask
+ * of 64 pages goes into the bitmap as the word that it is, like KVM's own
+ * dirty log does.
+ */
+#include "qemu/osdep.h"
+#include "exec/cpu-common.h"
+#include "exec/memory.h"
+#include "exec/ramlist.h"
+#include "exec/target_page.h"
+#include "sysemu/xen.h"
+#include "qemu/rcu.h"
+#include "sysemu/tcg.h"
+#include "vm.h"
+
+QEMU_BUILD_BUG_ON(sizeof(unsigned long) * BITS_PER_BYTE != 64);
+
+void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len)
+{
+    hwaddr offset = ram->offset + (gpa - ram->gpa);
+
+    pvdirty_tcg_invalidate(ram->mr, offset, len);
+    memory_region_set_dirty(ram->mr, offset, len);
+}
+
+/* The word of a dirty bitmap that begins with this page. Under RCU. */
+static unsigned long *dirty_word(int client, ram_addr_t page)
+{
+    DirtyMemoryBlocks *b = qatomic_rcu_read(&ram_list.dirty_memory[client]);
+
+    return b->blocks[page / DIRTY_MEMORY_BLOCK_SIZE] +
+           page % DIRTY_MEMORY_BLOCK_SIZE / 64;
+}
+
+bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
+                                uint64_t mask)
+{
+    ram_addr_t page = (memory_region_get_ram_addr(ram->mr) + ram->offset +
+                       (gpa - ram->gpa)) >> PVDIRTY_PAGE_SHIFT;
+
+    /* Only the migration wants to know: no display, no rate measurement. */
+    if (page % 64 || global_dirty_tracking != GLOBAL_DIRTY_MIGRATION ||
+        ram->mr->dirty_log_mask || xen_enabled() ||
+        !qemu_ram_is_migratable(ram->mr->ram_block) ||
+        qemu_target_page_bits() != PVDIRTY_PAGE_SHIFT) {
+        return false;
+    }
+    RCU_READ_LOCK_GUARD();
+    /* A bit that is 0 stands for translated code, which must be dropped. */
+    if (tcg_enabled() &&
+        (mask & ~qatomic_read(dirty_word(DIRTY_MEMORY_CODE, page)))) {
+        return false;
+    }
+    qatomic_or(dirty_word(DIRTY_MEMORY_MIGRATION, page), mask);
+    return true;
+}
