@@ -6,6 +6,8 @@ import sys
 import bad_input
 import events
 import faults
+import hostile
+import hostile_migration
 import judges
 import life
 import policies
@@ -39,6 +41,13 @@ CASES = {
     "lost-before-the-last-pass": policies.lost_before_the_last_pass,
     "policy-final-limit": policies.final_limit,
     "only-pre-copy": policies.only_pre_copy,
+    "hostile-tables": hostile.tables,
+    "hostile-config": hostile.config_fuzz,
+    "hostile-log-gone": hostile.log_gone,
+    "hostile-largest-log": hostile.largest,
+    "hostile-migration": hostile_migration.attacked,
+    "hostile-restless": hostile_migration.restless,
+    "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
 } | faults.CASES
 
