@@ -8,6 +8,7 @@
  * clear, and the page is read after that.
  */
 #include <algorithm>
+#include <atomic>
 #include <bit>
 
 #include "log/word.hpp"
@@ -20,6 +21,119 @@ namespace {
 
 constexpr unsigned words_per_group = PVDIRTY_GROUP_PAGES / 64;
 constexpr std::uint64_t word_bytes = sizeof(std::uint64_t);
+constexpr std::uint64_t group_bytes = words_per_group * word_bytes;
+constexpr std::uint64_t pages_per_summary_word = 64 * PVDIRTY_GROUP_PAGES;
+
+/* The 64 groups below one word of a section's summary. */
+struct Groups {
+    std::uint64_t* marks;
+    std::uint64_t first_pfn;
+};
+
+/* What was taken of such groups: how many pages, and which groups had any. */
+struct Taken {
+    std::uint64_t pages = 0;
+    std::uint64_t groups = 0;
+
+    Taken& operator+=(const Taken& other) noexcept {
+        pages += other.pages;
+        groups |= other.groups;
+        return *this;
+    }
+};
+
+/* Takes all marks of a group, and counts them. */
+struct TakeWhole {
+    std::uint64_t operator()(unsigned /*bit*/, std::uint64_t* words,
+                             GroupMasks& masks) const noexcept {
+        BitCount pages;
+        for (std::uint64_t& mask : masks) {
+            GuestWord<std::uint64_t> word(words++);
+            if (word.load() == 0) {
+                mask = 0;
+                continue;
+            }
+            const std::uint64_t found = word.exchange(0);
+            mask = found;
+            // The next exchange waits for this store, which should not wait for the counting.
+            std::atomic_signal_fence(std::memory_order_seq_cst);
+            pages.add(found);
+        }
+        return pages.sum();
+    }
+};
+
+/* Takes those marks of a group that the range wants, and notes groups where it leaves others. */
+struct TakePart {
+    // Pages of the section: the first one of the group that bit 0 stands for, and the last one.
+    std::uint64_t first_page = 0;
+    std::uint64_t last_page = 0;
+    PageRange wanted;
+    std::uint64_t left = 0; // groups
+
+    std::uint64_t operator()(unsigned bit, std::uint64_t* words, GroupMasks& masks) noexcept {
+        std::uint64_t index = first_page / 64 + std::uint64_t{bit} * words_per_group;
+        BitCount pages;
+        for (std::uint64_t& mask : masks) {
+            GuestWord<std::uint64_t> word(words++);
+            const std::uint64_t inside = bits_in_word(index, wanted.first, wanted.last);
+            const std::uint64_t outside = bits_in_word(index, 0, last_page) & ~inside;
+            mask = word.take(inside);
+            pages.add(mask);
+            if (outside != 0 && (word.load() & outside) != 0) {
+                left |= std::uint64_t{1} << bit;
+            }
+            index++;
+        }
+        return pages.sum();
+    }
+};
+
+/*
+ * Takes and reports the marks of the groups that have their bit set, one group after the other:
+ * first its words are exchanged, then they are handed over. The locked instructions are what it
+ * costs; other work runs beside them only as long as they need not wait for it. So this is a
+ * function of its own, whose loop lives in registers.
+ */
+template <class Take>
+[[gnu::noinline]] Taken take_groups(std::uint64_t bits, Groups groups, const PageSink& sink,
+                                    Take& take) noexcept {
+    Taken taken;
+    for_each_bit(bits, [&](unsigned bit) {
+        GroupMasks masks;
+        const std::uint64_t pages = take(bit, groups.marks + bit * words_per_group, masks);
+        if (pages != 0) {
+            sink(groups.first_pfn + bit * std::uint64_t{PVDIRTY_GROUP_PAGES}, masks);
+            taken += {pages, std::uint64_t{1} << bit};
+        }
+    });
+    return taken;
+}
+
+/* Of one summary word, in ascending order: the range may cut the groups at its ends. */
+Taken take_word(std::uint64_t bits, std::uint64_t whole, Groups groups, const PageSink& sink,
+                TakePart& take_part) noexcept {
+    const std::uint64_t below_whole = (whole & -whole) - 1; // all when no group is whole
+    TakeWhole take_whole;
+    Taken taken = take_groups(bits & ~whole & below_whole, groups, sink, take_part);
+    taken += take_groups(bits & whole, groups, sink, take_whole);
+    taken += take_groups(bits & ~whole & ~below_whole, groups, sink, take_part);
+    return taken;
+}
+
+/* Groups that lie in the pages first..last as a whole; ends before it begins when none does. */
+struct WholeGroups {
+    std::uint64_t first;
+    std::uint64_t end;
+
+    explicit WholeGroups(PageRange pages) noexcept
+        : first((pages.first + PVDIRTY_GROUP_PAGES - 1) >> PVDIRTY_GROUP_SHIFT),
+          end((pages.last + 1) >> PVDIRTY_GROUP_SHIFT) {}
+    /* As bits of a word of the summary. */
+    [[nodiscard]] std::uint64_t in_word(std::uint64_t word) const noexcept {
+        return first < end ? bits_in_word(word, first, end - 1) : 0;
+    }
+};
 
 } // namespace
 
@@ -67,6 +181,7 @@ std::uint64_t Log::harvest_section(std::size_t index, PageSink sink, PageRange r
     const std::uint64_t last_page = section.npages - 1;
     const std::uint64_t first = range.first > section.base_pfn ? range.first - section.base_pfn : 0;
     const std::uint64_t last = std::min(last_page, range.last - section.base_pfn);
+    const WholeGroups whole_groups({first, last});
     auto* marks = reinterpret_cast<std::uint64_t*>(section.marks.host());
     std::uint64_t* summary = summary_marks(index);
     Written summary_written(*memory_);
@@ -81,36 +196,27 @@ std::uint64_t Log::harvest_section(std::size_t index, PageSink sink, PageRange r
                                                   : bits_in_word(word, first >> PVDIRTY_GROUP_SHIFT,
                                                                  last >> PVDIRTY_GROUP_SHIFT);
         const std::uint64_t taken = groups.take(wanted);
-        std::uint64_t again = 0;
-
+        TakePart take_part{word * pages_per_summary_word, last_page, {first, last}};
         if (taken != 0) {
             full_fence(); // summary cleared, then leaves read; partner: set_bit_at(summary)
-        }
-        for_each_bit(taken, [&](unsigned bit) {
-            const std::uint64_t group = word * 64 + bit;
-            for (unsigned i = 0; i < words_per_group; i++) {
-                const std::uint64_t leaf_index = group * words_per_group + i;
-                GuestWord<std::uint64_t> leaf(marks + leaf_index);
-                const std::uint64_t mask = bits_in_word(leaf_index, first, last);
-                const std::uint64_t dirty = leaf.take(mask);
-                if (dirty != 0) {
-                    sink(section.base_pfn + leaf_index * 64, dirty);
-                    pages += static_cast<std::uint64_t>(std::popcount(dirty));
-                    marks_written.add(section.marks.gpa() + leaf_index * word_bytes, word_bytes);
-                }
-                const std::uint64_t others = bits_in_word(leaf_index, 0, last_page) & ~mask;
-                if (others != 0 && (leaf.load() & others) != 0) {
-                    again |= std::uint64_t{1} << bit;
-                }
+            const Taken found = take_word(
+                taken, whole_groups.in_word(word),
+                {marks + word * 64 * words_per_group, section.base_pfn + take_part.first_page},
+                sink, take_part);
+            if (found.groups != 0) {
+                // From the first group to the last: two pages at most, each with a cleared mark.
+                const auto from = static_cast<std::uint64_t>(std::countr_zero(found.groups));
+                const auto to = static_cast<std::uint64_t>(std::bit_width(found.groups));
+                marks_written.add(section.marks.gpa() + (word * 64 + from) * group_bytes,
+                                  (to - from) * group_bytes);
             }
-        });
-        if (again != 0) {
-            groups.set(again);
-        }
-        if (taken != 0) {
+            pages += found.pages;
+            if (take_part.left != 0) {
+                groups.set(take_part.left);
+            }
             summary_written.add(gpa_of(summary + word), word_bytes);
         }
-        remains = remains || again != 0 ||
+        remains = remains || take_part.left != 0 ||
                   ((here & ~wanted) != 0 && (groups.load() & here & ~wanted) != 0);
     }
     if (remains) {

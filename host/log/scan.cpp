@@ -6,9 +6,7 @@
  * look at the lower one again. With a full barrier on both sides, one of us sees the other: we find
  * the counter and put the bit back, or the guest finds the bit cleared and sets it.
  */
-#include <array>
-#include <bit>
-
+#include "log/counters.hpp"
 #include "log/word.hpp"
 #include "log/written.hpp"
 #include "pvdirty/log.hpp"
@@ -17,49 +15,42 @@ namespace pvdirty {
 
 namespace {
 
-constexpr unsigned masks_per_group = PVDIRTY_GROUP_PAGES / 64;
 constexpr std::uint64_t word_bytes = sizeof(std::uint64_t);
+constexpr std::uint64_t cache_line = 64;
 
-/* Bit i: byte i of eight counters is not 0. */
-constexpr std::uint64_t nonzero_bytes(std::uint64_t counters) noexcept {
-    constexpr std::uint64_t low7 = 0x7f7f7f7f7f7f7f7f;
-    constexpr std::uint64_t gather = 0x0102040810204080;
-    const std::uint64_t high = (((counters & low7) + low7) | counters) & ~low7;
-    return ((high >> 7) * gather) >> 56;
-}
-
-static_assert(nonzero_bytes(0) == 0 && nonzero_bytes(0x8000000000000001) == 0x81);
-static_assert(nonzero_bytes(0x00ff000100800000) == 0x54);
-
-using GroupMasks = std::array<std::uint64_t, masks_per_group>;
-
-/* Which of a group's pages, as far as they are below npages, have a counter that is not 0. */
-GroupMasks read_group(std::byte* counts, std::uint64_t group, std::uint64_t npages) noexcept {
-    auto* words = reinterpret_cast<std::uint64_t*>(counts + group * PVDIRTY_GROUP_PAGES);
+/* The pages of a group that are in flight, and how many they are. */
+struct InFlight {
     GroupMasks masks{};
+    std::uint64_t pages = 0;
+};
 
-    for (unsigned i = 0; i < masks_per_group; i++) {
-        for (unsigned byte = 0; byte < 8; byte++) {
-            const std::uint64_t counters = GuestWord<std::uint64_t>(words + i * 8 + byte).load();
-            if (counters != 0) {
-                masks[i] |= nonzero_bytes(counters) << (byte * 8);
-            }
-        }
-        masks[i] &= bits_in_word(group * masks_per_group + i, 0, npages - 1);
+/* Groups in use lie where the hardware does not expect the next load. */
+void prefetch_group(const std::byte* counts, std::uint64_t group) noexcept {
+    const std::byte* first = counts + group * PVDIRTY_GROUP_PAGES;
+    for (std::uint64_t offset = 0; offset < PVDIRTY_GROUP_PAGES; offset += cache_line) {
+        __builtin_prefetch(first + offset);
     }
-    return masks;
 }
 
-/* Reports a group's pages and returns how many there are. */
-std::uint64_t emit(const GroupMasks& masks, std::uint64_t first_pfn, PageSink sink) noexcept {
-    std::uint64_t pages = 0;
-    for (unsigned i = 0; i < masks_per_group; i++) {
-        if (masks[i] != 0) {
-            sink(first_pfn + i * 64, masks[i]);
-            pages += static_cast<std::uint64_t>(std::popcount(masks[i]));
+/* Looks at a group's counters, as far as they are below npages. */
+InFlight read_group(std::byte* counts, std::uint64_t group, std::uint64_t npages) noexcept {
+    auto* words = reinterpret_cast<std::uint64_t*>(counts + group * PVDIRTY_GROUP_PAGES);
+    std::uint64_t index = group * (PVDIRTY_GROUP_PAGES / 64);
+    InFlight found;
+    BitCount pages;
+
+    for (std::uint64_t& mask : found.masks) {
+        for (unsigned bit = 0; bit < 64; bit += 16) {
+            const std::uint64_t low = GuestWord<std::uint64_t>(words++).load();
+            const std::uint64_t high = GuestWord<std::uint64_t>(words++).load();
+            mask |= nonzero_of_16(low, high) << bit;
         }
+        mask &= bits_in_word(index, 0, npages - 1);
+        pages.add(mask);
+        index++;
     }
-    return pages;
+    found.pages = pages.sum();
+    return found;
 }
 
 } // namespace
@@ -104,13 +95,21 @@ std::uint64_t Log::scan_section(std::size_t index, PageSink sink) noexcept {
 
     const auto report = [&](std::uint64_t group) {
         const std::uint64_t first = section.base_pfn + (group << PVDIRTY_GROUP_SHIFT);
-        return emit(read_group(counts, group, section.npages), first, sink);
+        const InFlight found = read_group(counts, group, section.npages);
+        if (found.pages != 0) {
+            sink(first, found.masks);
+        }
+        return found.pages;
     };
     for (std::uint64_t word = 0; word <= last_group / 64; word++) {
         GuestWord<std::uint64_t> groups(summary + word);
+        const std::uint64_t looked = groups.load() & bits_in_word(word, 0, last_group);
         std::uint64_t empty = 0;
 
-        for_each_bit(groups.load() & bits_in_word(word, 0, last_group), [&](unsigned bit) {
+        for_each_bit(looked, [&](unsigned bit) {
+            if (const std::uint64_t later = looked & (~std::uint64_t{1} << bit); later != 0) {
+                prefetch_group(counts, word * 64 + static_cast<unsigned>(std::countr_zero(later)));
+            }
             const std::uint64_t found = report(word * 64 + bit);
             pages += found;
             empty |= found == 0 ? std::uint64_t{1} << bit : 0;

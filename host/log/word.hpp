@@ -61,6 +61,10 @@ public:
     void clear(T bits) noexcept {
         word_.fetch_and(little_endian(static_cast<T>(~bits)), std::memory_order_seq_cst);
     }
+    /** Stores a value and returns what was there. */
+    T exchange(T value) noexcept {
+        return little_endian(word_.exchange(little_endian(value), std::memory_order_seq_cst));
+    }
     /**
      * Clears the bits of the mask that are set, and returns them. A word that has none is not
      * written. When the word is shared with others, exactly the bits that were read are cleared:
@@ -73,7 +77,7 @@ public:
             return 0;
         }
         if (mask == static_cast<T>(~T{0})) {
-            return little_endian(word_.exchange(0, std::memory_order_seq_cst));
+            return exchange(0);
         }
         clear(found);
         return found;
@@ -101,6 +105,29 @@ constexpr std::uint64_t bits_in_word(std::uint64_t index, std::uint64_t first,
     return bit_span(first > low ? static_cast<unsigned>(first - low) : 0,
                     last < low + 63 ? static_cast<unsigned>(last - low) : 63);
 }
+
+/**
+ * Counts the bits of a few words. Stock x86-64 has no instruction for it; steps that all words
+ * share cost less than std::popcount() of each.
+ */
+class BitCount {
+public:
+    /** As many words may be added: each byte of the sum grows by 8 at most. */
+    static constexpr unsigned max_words = 31;
+
+    void add(std::uint64_t word) noexcept {
+        word -= (word >> 1) & 0x5555555555555555;
+        word = (word & 0x3333333333333333) + ((word >> 2) & 0x3333333333333333);
+        bytes_ += (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    }
+    [[nodiscard]] std::uint64_t sum() const noexcept {
+        constexpr std::uint64_t even = 0x00ff00ff00ff00ff;
+        return (((bytes_ & even) + ((bytes_ >> 8) & even)) * 0x0001000100010001) >> 48;
+    }
+
+private:
+    std::uint64_t bytes_ = 0;
+};
 
 /** Calls function(bit) for each bit that is set, from the lowest. */
 template <class Function>
