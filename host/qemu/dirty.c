@@ -57,3 +57,22 @@ bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
     qatomic_or(dirty_word(DIRTY_MEMORY_MIGRATION, page), mask);
     return true;
 }
+
+static int dirty_block(RAMBlock *rb, void *opaque)
+{
+    uint64_t len = qemu_ram_get_used_length(rb);
+    ram_addr_t offset;
+    MemoryRegion *mr = memory_region_from_host(qemu_ram_get_host_addr(rb),
+                                               &offset);
+
+    if (mr && qemu_ram_is_migratable(rb)) {
+        pvdirty_tcg_invalidate(mr, offset, len);
+        memory_region_set_dirty(mr, offset, len);
+    }
+    return 0;
+}
+
+void pvdirty_ram_set_all_dirty(void)
+{
+    qemu_ram_foreach_block(dirty_block, NULL);
+}

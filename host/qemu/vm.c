@@ -15,6 +15,7 @@
 #include "migration/ram.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
+#include "qemu/thread.h"
 #include "oracle.h"
 #include "sysemu/runstate.h"
 #include "untracked.h"
@@ -404,24 +405,17 @@ static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
     }
 }
 
-/* All of it, also what is not mapped just now, or only for reading. */
-static int dirty_block(RAMBlock *rb, void *opaque)
-{
-    uint64_t len = qemu_ram_get_used_length(rb);
-    ram_addr_t offset;
-    MemoryRegion *mr = memory_region_from_host(qemu_ram_get_host_addr(rb),
-                                               &offset);
-
-    if (mr && qemu_ram_is_migratable(rb)) {
-        pvdirty_tcg_invalidate(mr, offset, len);
-        memory_region_set_dirty(mr, offset, len);
-    }
-    return 0;
-}
+/* In the main loop, where displays are refreshed: no harvest before this. */
+static int64_t next_refresh_us;
+static QemuThread main_loop;
 
 /*
  * Pages in flight, and "all dirty", only go in once the VM is stopped to
  * finish: at every sync they would keep the migration from converging.
+ *
+ * A display's refresh syncs too, many times a second, and has no use for the
+ * marks: it gets a tenth of the time at most, or a guest that marks all it has
+ * would keep the BQL by it. What it leaves is there for the migration's sync.
  */
 static void log_sync(MemoryListener *listener)
 {
@@ -431,20 +425,24 @@ static void log_sync(MemoryListener *listener)
         .marked = dirty_pages,
     };
     struct pvd_harvest_result result;
+    int64_t start = g_get_monotonic_time(), end;
 
-    if (!dirty_logging) {
-        return; /* a display refresh also syncs */
+    if (!dirty_logging || (!final && start < next_refresh_us &&
+                           qemu_thread_is_self(&main_loop))) {
+        return;
     }
     if (pvdirty_oracle_enabled()) {
         result = pvdirty_oracle_harvest(&sink);
     } else {
         result = pvd_harvest(pvdirty_vm.domain, &sink);
     }
+    end = g_get_monotonic_time();
+    next_refresh_us = end + 9 * (end - start);
     if (result.all_dirty && !pvdirty_vm.policy.blind) {
         pvdirty_vm.answered_all_dirty++;
     }
     if (final && pvdirty_migrate_all_dirty()) {
-        qemu_ram_foreach_block(dirty_block, NULL);
+        pvdirty_ram_set_all_dirty();
     }
 }
 
@@ -487,6 +485,7 @@ void pvdirty_vm_init(const struct pvd_policy *policy)
     pvdirty_vm.ram = ram_array_new();
     pvdirty_vm.domain = pvd_domain_new(&vmm_ops, NULL, 1);
     covered = g_hash_table_new(NULL, NULL);
+    qemu_thread_get_self(&main_loop);
     memory_listener_register(&vm_listener, &address_space_memory);
     device_listener_register(&device_listener);
     qemu_add_vm_change_state_handler(vm_state_changed, NULL);

@@ -67,7 +67,10 @@ void pvdirty_vm_refresh(void);
 /* The stretch of RAM that holds gpa, or NULL. */
 const PVDirtyRam *pvdirty_vm_ram_at(hwaddr gpa);
 
-/* Guest RAM was written behind QEMU's back: dirty bitmaps and TCG's code. */
+/*
+ * dirty.c: guest RAM was written behind QEMU's back; dirty bitmaps, and TCG's
+ * code.
+ */
 void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len);
 
 /*
@@ -76,6 +79,9 @@ void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len);
  */
 bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
                                 uint64_t mask);
+
+/* All migratable RAM, also what is not mapped just now, or only for reading. */
+void pvdirty_ram_set_all_dirty(void);
 
 /* Bytes of guest RAM in pvdirty_vm.ram. */
 uint64_t pvdirty_vm_ram_bytes(void);

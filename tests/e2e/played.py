@@ -177,15 +177,26 @@ class PlayedGuest:
         self.qtest.config_write(_DISPLAY_DEVFN, _BAR2, 4, DISPLAY_REGISTERS)
         self.qtest.config_write(_DISPLAY_DEVFN, _COMMAND, 2, 2 if on else 0)
 
-    def harvest(self) -> None:
-        """Makes QEMU sync its dirty log, as it does to refresh a display; it must be logging."""
-        before = self.vm.port("rp0", "harvests")
+    def show_screen(self) -> None:
+        """Gives the display a mode, in which a refresh looks for what is dirty."""
         self.qtest.write(_DISPLAY_MODE + 2, struct.pack("<HHHH", 64, 64, 32, 1))
-        for _ in range(2):  # the first of a mode is drawn without a look at what is dirty
-            self.vm.call("screendump", filename="screen.ppm")
-        harvests = self.vm.port("rp0", "harvests") - before
-        expect(harvests > 0, "no harvest for a refreshed display")
-        self.qtest.write(_DISPLAY_MODE + 8, b"\0\0")
+        self.refresh()  # the first of a mode is drawn without a look
+
+    def refresh(self) -> int:
+        """Refreshes the display, which syncs QEMU's dirty log; returns the number of harvests."""
+        before: int = self.vm.port("rp0", "harvests")
+        self.vm.call("screendump", filename="screen.ppm")
+        return int(self.vm.port("rp0", "harvests")) - before
+
+    def harvest(self) -> float:
+        """Refreshes the display until it leads to a harvest; returns its seconds."""
+        deadline = time.monotonic() + 60
+        while True:
+            start = time.monotonic()
+            if self.refresh():
+                return time.monotonic() - start
+            expect(time.monotonic() < deadline, "no harvest for a refreshed display")
+            time.sleep(0.05)
 
     def fill_tree(self, addr: int, nsections: int, byte: int) -> None:
         """Sets root and summaries of a log."""
