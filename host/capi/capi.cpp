@@ -219,7 +219,7 @@ bool pvd_may_start(const struct pvd_domain* d, const struct pvd_policy* policy,
 }
 
 struct pvd_round pvd_check_round(const struct pvd_domain* d, const struct pvd_policy* policy,
-                           uint64_t ram_bytes, uint64_t threshold) noexcept {
+                                 uint64_t ram_bytes, uint64_t threshold) noexcept {
     const auto round = policy_of(*policy).round(d->domain, ram_bytes, threshold);
     return {round.pending_bytes, round.fail, round.hold};
 }
@@ -229,8 +229,9 @@ void pvd_why_failing(const struct pvd_domain* d, const struct pvd_policy* policy
     copy_text(policy_of(*policy).why_failing(d->domain, ram_bytes), message, len);
 }
 
-enum pvd_final_pass pvd_check_final_pass(const struct pvd_domain* d, const struct pvd_policy* policy,
-                                   uint64_t ram_bytes, char* message, size_t len) noexcept {
+enum pvd_final_pass pvd_check_final_pass(const struct pvd_domain* d,
+                                         const struct pvd_policy* policy, uint64_t ram_bytes,
+                                         char* message, size_t len) noexcept {
     const auto verdict = policy_of(*policy).final_pass(d->domain, ram_bytes);
     copy_text(verdict.message, message, len);
     switch (verdict.pass) {

@@ -51,7 +51,10 @@ struct FinalVerdict {
  */
 struct Policy {
     OnIncomplete on_incomplete = OnIncomplete::refuse;
-    /** Bytes that the final pass may add; 0: half of RAM, and no limit for all_dirty. */
+    /**
+     * Bytes that the final pass may add; 0: half of RAM in flight, and no limit for "all dirty"
+     * where the operator accepts it.
+     */
     std::uint64_t final_limit = 0;
     /** For tests only: incomplete tracking is taken for clean, and DATA IS LOST. */
     bool blind = false;

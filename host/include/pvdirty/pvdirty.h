@@ -222,8 +222,8 @@ enum pvd_on_incomplete {
 /** The operator's choice. */
 struct pvd_policy {
     enum pvd_on_incomplete on_incomplete;
-    uint64_t final_limit; /* bytes that the final pass may add; 0: half of RAM,
-                             and no limit for PVD_ALL_DIRTY */
+    uint64_t final_limit; /* bytes that the final pass may add; 0: half of RAM
+                             in flight, and no limit for accepted "all dirty" */
     bool blind;           /* tests only: incomplete is clean, DATA IS LOST */
 };
 
