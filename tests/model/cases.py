@@ -96,4 +96,44 @@ COUNTS = [
     ),
 ]
 
-CASES = MARKS + COUNTS
+BASELINE = "BASELINE_FROM_VIEW"
+_DEVICES = ("DEVICES",)
+_KERNELS = ("KERNELS",)
+
+SESSION = [
+    Case("session: devices and kernels", "session", (*_DEVICES, *_KERNELS)),
+    Case("session: devices, gaps kept by the first look", "session", (*_DEVICES, BASELINE)),
+    *_variants(
+        "session",
+        _DEVICES,
+        {
+            "NO_GAP": "10: who stops being tracked raises gaps",
+            "GAP_FIRST": "10: first the entry, then gaps",
+            "GAP_NOT_LOCKED": "10: the entry is seen before gaps are",
+            "RETURN_UNSEEN": "10: an entry that appears as untracked raises gaps",
+            "TRACKED_EARLY": "10: tracked is who writes only what was mapped",
+            "INCOMPLETE_LATE": "10: incomplete, then the address",
+            "INCOMPLETE_CLEARED": "10: incomplete stays",
+            "SILENCE_TRUSTED": "10: no entry is not tracked",
+            "LATCH_IS_LEVEL": "10: complete is a latch, not a level",
+            "NO_LAST_LOOK": "10: the last pass looks too",
+            "PLUG_UNSEEN": "10: hot-plug is latched",
+            "NEVER_CLEAN": "(control) a migration may end without 'all dirty'",
+            "NEVER_CLEAN_AFTER_REMOVAL": "(control) so may one with a removal in good order",
+        },
+    ),
+    *_variants("session", (*_DEVICES, BASELINE), {"DEVICES_FIRST": "10: gaps, then the entries"}),
+    *_variants(
+        "session",
+        _KERNELS,
+        {
+            "ENUMERATED_UNSEEN": "10: a new kernel's enumeration drops the registration",
+            "LEAVE_UNSEEN": "10: reset and unregistration are latched",
+            "PORT_UNPLUG_UNSEEN": "10: the unplug of a port is latched",
+            "RAM_GONE_UNSEEN": "10: a log whose RAM goes is dropped",
+            "EXPOSED_IS_LEVEL": "10: what a device wrote counts after it has gone",
+        },
+    ),
+]
+
+CASES = MARKS + COUNTS + SESSION
