@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from harness import rundir
 from harness.base import (
@@ -30,10 +31,12 @@ from harness.cli import Parser
 from harness.provision import KERNELS, provision
 
 HOST = BUILD / "host"
+BENCH = "bench"
+BENCH_JSON = HOST / "tests" / "bench" / "bench.json"
 LONG = "long"
 # Cheap ones first; a label that only tests of later work carry comes last.
 ORDER = ("unit", "property", "model", "mutants", "fuzz", "kunit", "e2e", "nested", "vfio", "bench")
-WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz"}
+WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "bench"}
 
 
 @dataclass
@@ -45,6 +48,7 @@ class Tally:
     failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # "name: reason"
     minutes: float = 0.0
+    tables: list[str] = field(default_factory=list)  # what benchmarks print
 
 
 def known_labels() -> list[str]:
@@ -81,6 +85,8 @@ def read_results(path: Path, tally: Tally) -> None:
         status = case.get("status")
         if status == "run":
             tally.passed += 1
+            if tally.label == BENCH:
+                tally.tables.append(case.findtext("system-out") or "")
         elif status in ("notrun", "disabled"):
             # ctest says "notrun" of a skip and of a program that is not there.
             reason = _skip_reason(case)
@@ -98,12 +104,14 @@ def run_label(label: str, done: list[str], full: bool) -> Tally:
     LOGS.mkdir(parents=True, exist_ok=True)
     junit = LOGS / f"check-{label}.xml"
     junit.unlink(missing_ok=True)
+    if label == BENCH:
+        BENCH_JSON.unlink(missing_ok=True)
     without = [re.escape(x) for x in done] + ([] if full else [LONG])
     argv = ["ctest", "--test-dir", str(HOST), "-L", f"^{re.escape(label)}$"]
     if without:
         argv += ["-LE", f"^({'|'.join(without)})$"]
     argv += ["--output-junit", str(junit), "--output-on-failure", "--no-tests=ignore"]
-    argv += ["-j", str(os.cpu_count() or 1)]
+    argv += ["--test-output-size-passed", "100000", "-j", str(os.cpu_count() or 1)]
     start = time.monotonic()
     code = run_group(argv, grace=10)  # Interrupted tests clean up after themselves.
     tally.minutes = (time.monotonic() - start) / 60
@@ -126,14 +134,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("labels", nargs="*", metavar="LABEL", help="only tests with this label")
     parser.add_argument("--list", action="store_true", help="show the labels")
     parser.add_argument("--full", action="store_true", help="the long tests too")
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON, progress on stderr"
+    )
     return parser.parse_args()
 
 
-def summary(tallies: list[Tally]) -> int:
-    """Prints the results; the last line is the sum. Returns the exit code."""
+def exit_code(tallies: list[Tally]) -> int:
+    """Nothing that ran is no success."""
+    failed = any(t.failed for t in tallies)
+    return EXIT_FAILED if failed or not sum(t.passed for t in tallies) else EXIT_DONE
+
+
+def print_summary(tallies: list[Tally]) -> None:
+    """Prints the results for people; the last line is the sum."""
     failed = [f"{t.label}: {name}" for t in tallies for name in t.failed]
     skipped = [f"{t.label}: {reason}" for t in tallies for reason in t.skipped]
     passed = sum(t.passed for t in tallies)
+    for table in (table for t in tallies for table in t.tables):
+        print(table.rstrip())
     for line in failed:
         print(f"FAILED  {line}")
     for line in skipped:
@@ -144,12 +163,44 @@ def summary(tallies: list[Tally]) -> int:
             f"{len(t.skipped)} skipped in {t.minutes:.1f} min"
         )
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped", flush=True)
-    return EXIT_FAILED if failed or not passed else EXIT_DONE
+
+
+def print_json(tallies: list[Tally], out: IO[str]) -> None:
+    """Prints the results for programs, with what the benchmarks measured."""
+    results: dict[str, object] = {
+        "passed": sum(t.passed for t in tallies),
+        "failed": sum(len(t.failed) for t in tallies),
+        "skipped": sum(len(t.skipped) for t in tallies),
+        "labels": {
+            t.label: {
+                "passed": t.passed,
+                "failed": t.failed,
+                "skipped": t.skipped,
+                "minutes": round(t.minutes, 2),
+            }
+            for t in tallies
+        },
+    }
+    if any(t.label == BENCH for t in tallies) and BENCH_JSON.exists():
+        results[BENCH] = json.loads(BENCH_JSON.read_text())
+    json.dump(results, out, indent=2)
+    print(file=out, flush=True)
+
+
+def stdout_for_results() -> IO[str]:
+    """The standard output for results alone.
+
+    What else is written there, by programs that we start too, goes to stderr from now on.
+    """
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return out
 
 
 def main() -> int:
     """Exit code of the program."""
     options = arguments()
+    results = stdout_for_results() if options.json and not options.list else None
     interrupt_on_signals()
     rundir.remove_stale()
     tallies: list[Tally] = []
@@ -175,7 +226,11 @@ def main() -> int:
         say("check: interrupted")
         rundir.remove_stale()
         return EXIT_INTERRUPTED
-    return summary(tallies)
+    if results:
+        print_json(tallies, results)
+    else:
+        print_summary(tallies)
+    return exit_code(tallies)
 
 
 if __name__ == "__main__":
