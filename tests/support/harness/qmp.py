@@ -61,7 +61,7 @@ class Qmp:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def call(self, name: str, **arguments: Any) -> Any:
+    def call(self, name: str, /, **arguments: Any) -> Any:
         """Runs a command and returns what it returns; events are dropped."""
         request = json.dumps({"execute": name, "arguments": arguments})
         try:

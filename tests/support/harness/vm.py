@@ -235,7 +235,7 @@ class Vm:
         """QEMU's own words in one line: the plug-in's, else the last."""
         return "; ".join(self.messages() or self._log_lines()[-1:])
 
-    def call(self, command: str, **arguments: Any) -> Any:
+    def call(self, command: str, /, **arguments: Any) -> Any:
         """A QMP command."""
         if not self._qmp:
             raise QmpClosed("QEMU is not running")
