@@ -99,7 +99,7 @@ void Machine::store(std::uint32_t* where, std::uint32_t value) {
     about_to_change(where);
     write(where, sizeof(value), value);
     changed(where);
-    on_guest_write_(where);
+    guest_wrote(where);
 }
 
 std::uint64_t Machine::guest_load(const void* where, unsigned size) {
@@ -129,7 +129,7 @@ void Machine::guest_exchange(void* where) {
 void Machine::guest_exchanged(void* where, bool done) {
     if (done) {
         changed(where);
-        on_guest_write_(where);
+        guest_wrote(where);
     }
     if (Cpu* cpu = current()) {
         cpu->loaded[word_of(where)] = now_;
@@ -144,41 +144,48 @@ void Machine::guest_rmb() {
     }
 }
 
-void Machine::host_accesses() {
+void Machine::host_accesses(const void* where) {
     if (on_host_access_) {
-        on_host_access_();
+        on_host_access_(where);
+    }
+}
+
+void Machine::guest_wrote(const void* where) {
+    if (on_guest_write_) {
+        on_guest_write_(where);
     }
 }
 
 void Machine::drain() {
-    if (buffer_) {
-        about_to_change(buffer_->where);
-        write(buffer_->where, buffer_->size, buffer_->value);
-        changed(buffer_->where);
-        buffer_.reset();
+    for (const Buffered& store : buffer_) {
+        about_to_change(store.where);
+        write(store.where, store.size, store.value);
+        changed(store.where);
     }
+    buffer_.clear();
 }
 
 std::uint64_t Machine::host_load(const void* where, unsigned size) {
-    host_accesses();
-    return buffer_ && buffer_->where == where ? buffer_->value : read(where, size);
+    host_accesses(where);
+    const auto own = std::find_if(buffer_.rbegin(), buffer_.rend(),
+                                  [where](const Buffered& store) { return store.where == where; });
+    return own != buffer_.rend() ? own->value : read(where, size);
 }
 
 void Machine::host_store(void* where, unsigned size, std::uint64_t value) {
-    host_accesses();
-    drain(); // stores stay in their order
-    buffer_ = {where, size, value};
+    host_accesses(where);
+    buffer_.push_back({where, size, value});
 }
 
 void Machine::host_exchange(void* where) {
     drain();
-    host_accesses();
+    host_accesses(where);
     about_to_change(where);
 }
 
 void Machine::host_fence() {
     drain();
-    host_accesses();
+    host_accesses(nullptr);
 }
 
 } // namespace pvdirty::test

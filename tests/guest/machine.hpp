@@ -6,7 +6,6 @@
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -40,11 +39,11 @@ public:
     /** Inside a function: a plain store to the log, a step of its own. */
     void store(std::uint32_t* where, std::uint32_t value);
 
-    /** Called before each access of the host, and for each word that the guest has written. */
-    void on_host_access(std::function<void()> hook) { on_host_access_ = std::move(hook); }
-    void on_guest_write(std::function<void(const void*)> hook) {
-        on_guest_write_ = std::move(hook);
-    }
+    using Hook = std::function<void(const void*)>;
+    /** Called before each access of the host, with nullptr before a fence. */
+    void on_host_access(Hook hook) { on_host_access_ = std::move(hook); }
+    /** Called after each write of the guest. */
+    void on_guest_write(Hook hook) { on_guest_write_ = std::move(hook); }
 
 private:
     /** Times count changes of memory. A load is performed at a time, and returns what was there. */
@@ -68,7 +67,8 @@ private:
     void about_to_change(const void* where);
     void changed(const void* where);
     void drain();
-    void host_accesses();
+    void host_accesses(const void* where);
+    void guest_wrote(const void* where);
 
     std::uint64_t guest_load(const void* where, unsigned size) override;
     void guest_exchange(void* where) override;
@@ -84,9 +84,9 @@ private:
     std::array<Cpu, cpus> cpus_;
     std::uint64_t now_ = 0;
     std::unordered_map<std::uintptr_t, History> history_; // by the word of 8 bytes
-    std::optional<Buffered> buffer_;
-    std::function<void()> on_host_access_;
-    std::function<void(const void*)> on_guest_write_;
+    std::vector<Buffered> buffer_; // the oldest first
+    Hook on_host_access_;
+    Hook on_guest_write_;
 };
 
 } // namespace pvdirty::test

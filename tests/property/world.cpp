@@ -51,7 +51,7 @@ constexpr std::uint32_t status_offset = offsetof(pvdirty_cap, device_status);
 World::World(Fault fault)
     : fault_(fault), ram_(ram_gpa, 2 * log_bytes()), domain_(std::make_unique<Domain>(ram_, 1)),
       memory_(sections), log_copy_(ram_) {
-    machine_.on_host_access([this] { interrupt(); });
+    machine_.on_host_access([this](const void* /*where*/) { interrupt(); });
     machine_.on_guest_write([this](const void* where) { log_copy_.guest_wrote(where); });
     ports_[0] = &domain_->add_port("rp0", PVDIRTY_FEATURES_ALL);
     ports_[1] = &domain_->add_port("rp1", PVDIRTY_FEATURES_ALL);
