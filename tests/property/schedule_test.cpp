@@ -28,6 +28,7 @@ using Guests = void (*)(pvd_log*, u64 first, u64 last);
 /* The last word of the section is not full. */
 constexpr std::uint32_t npages = 700;
 constexpr std::uint64_t page = 690;
+constexpr unsigned most_steps = 9; // of a release
 
 struct Case {
     bool holds = false;                   // against a scan; or releases, against a harvest
@@ -140,7 +141,6 @@ private:
 
 /* How many schedules there are, and how many lose a page. */
 std::pair<unsigned, unsigned> try_all(const Case& what) {
-    constexpr unsigned most_steps = 9; // of a release
     Scene scene;
     const unsigned length = scene.length(what) + 1;
     unsigned schedules = 0;
@@ -164,59 +164,67 @@ std::pair<unsigned, unsigned> try_all(const Case& what) {
     return {schedules, losing};
 }
 
+constexpr unsigned host_events = 5; // of a publication: its accesses, the first pass, the stop
+
+/* Before which event of the host the driver begins, and before which it ends. */
+struct Release {
+    unsigned begins = 0;
+    unsigned ends = 0;
+    unsigned steps = 0; // that it makes at once
+    bool stale = false;
+};
+
 /*
- * A device writes, its driver releases the page; the host publishes and then sends the page. The
- * write comes before one of the events of the host, the release begins there and is finished before
- * a later one. Copies first: the control, a first pass that does not wait for the publication.
+ * A device writes, its driver releases the page; the host publishes and then sends the page. Copies
+ * first: the control, a first pass that does not wait for the publication.
+ * @returns whether the page is lost
  */
+bool loses_at_publication(const Release& release, bool copies_first) {
+    Machine machine;
+    Guest guest({{0, npages}});
+    Log host = std::move(*Log::attach(guest.ram, guest.log.addr(), guest.log.pages()));
+    host.publish(true); // so that a stale load has something to return
+    host.publish(false);
+    pvd_hold(guest.log.core(), page, page);
+    unsigned event = 0;
+    unsigned version = 1;
+    const auto happens = [&] {
+        if (event == release.begins) {
+            version = 2;
+            machine.start(0, [&] {
+                machine.sees_completion();
+                pvd_release(guest.log.core(), page, page);
+            });
+            machine.step(0, release.steps, release.stale);
+        }
+        if (event == release.ends) {
+            machine.step(0, UINT_MAX, release.stale);
+        }
+        event++;
+    };
+    machine.on_host_access([&](const void* /*where*/) { happens(); });
+    unsigned sent = version;
+    host.publish(true);
+    machine.on_host_access(nullptr);
+    happens();
+    sent = copies_first ? sent : version;
+    while (event < host_events) {
+        happens();
+    }
+    Collector last;
+    host.harvest(PageSink(last));
+    return sent != version && !last.pages().contains(page);
+}
+
 unsigned lost_at_publication(bool copies_first) {
-    constexpr unsigned events = 5; // accesses and steps of the host, and the stop
-    constexpr unsigned most_steps = 9;
     unsigned losing = 0;
-    for (unsigned begins = 0; begins < events; begins++) {
-        for (unsigned ends = begins; ends < events; ends++) {
-            for (unsigned steps = 0; steps <= most_steps; steps++) {
+    Release r;
+    for (r.begins = 0; r.begins < host_events; r.begins++) {
+        for (r.ends = r.begins; r.ends < host_events; r.ends++) {
+            for (r.steps = 0; r.steps <= most_steps; r.steps++) {
                 for (const bool stale : {false, true}) {
-                    Machine machine;
-                    Guest guest({{0, npages}});
-                    Log host =
-                        std::move(*Log::attach(guest.ram, guest.log.addr(), guest.log.pages()));
-                    host.publish(true);
-                    host.publish(false);
-                    pvd_hold(guest.log.core(), page, page);
-                    unsigned event = 0;
-                    unsigned version = 1;
-                    unsigned sent = 0;
-                    const auto happens = [&] {
-                        if (event == begins) {
-                            version = 2;
-                            machine.start(0, [&] {
-                                machine.sees_completion();
-                                pvd_release(guest.log.core(), page, page);
-                            });
-                            machine.step(0, steps, stale);
-                        }
-                        if (event == ends) {
-                            machine.step(0, UINT_MAX, stale);
-                        }
-                        event++;
-                    };
-                    machine.on_host_access([&](const void* /*where*/) { happens(); });
-                    if (copies_first) {
-                        sent = version;
-                    }
-                    host.publish(true);
-                    machine.on_host_access(nullptr);
-                    happens();
-                    if (!copies_first) {
-                        sent = version;
-                    }
-                    while (event < events) {
-                        happens();
-                    }
-                    Collector last;
-                    host.harvest(PageSink(last));
-                    losing += sent != version && !last.pages().contains(page) ? 1 : 0;
+                    r.stale = stale;
+                    losing += loses_at_publication(r, copies_first) ? 1 : 0;
                 }
             }
         }

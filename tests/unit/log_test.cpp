@@ -170,6 +170,18 @@ TEST_CASE("harvest: the VMM is told of every page that was written, in few calls
     CHECK(guest.ram.written_calls() == 3);
 }
 
+TEST_CASE("harvest: the VMM is told of no page that was not written", "[harvest]") {
+    Attached guest({{0, PVDIRTY_WINDOW_PAGES}});
+    constexpr std::uint64_t pages_per_page = 4096 * 8; // described by a page of marks
+    pvd_mark(guest.log.core(), 0, 0);
+    pvd_mark(guest.log.core(), 2 * pages_per_page, 2 * pages_per_page);
+    CHECK(guest.harvest().size() == 2);
+    const std::set expected{guest.page_of(&guest.log.top()), guest.page_of(&guest.log.summary(0)),
+                            guest.page_of(guest.log.marks(0)),
+                            guest.page_of(guest.log.marks(0) + 2 * pages_per_page / 64)};
+    CHECK(guest.ram.take_written() == expected);
+}
+
 TEST_CASE("range harvest: takes its own pages and leaves the others findable", "[harvest]") {
     Attached guest({{0, PVDIRTY_WINDOW_PAGES}, {1, 1000}});
     SECTION("within one word") {

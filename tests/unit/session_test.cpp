@@ -322,6 +322,19 @@ TEST_CASE("latch: each event, and the level is well again by the next harvest", 
     }
 }
 
+TEST_CASE("latch: a registration alone", "[latch]") {
+    Vm vm;
+    vm.track();
+    pvdirty::Port& rp2 = vm.domain.add_port("rp2", PVDIRTY_FEATURES_ALL);
+    vm.domain.set_logging(Logger::session, true);
+    // Without the reset that register_port() begins with.
+    rp2.write(offsetof(pvdirty_cap, guest_features), feature_touch, 4);
+    rp2.write(offsetof(pvdirty_cap, device_status), status_driver_ok, 1);
+    REQUIRE(rp2.capability().registered());
+    CHECK(vm.harvest().all_dirty);
+    CHECK_THAT(vm.domain.latched(), Contains("rp2"));
+}
+
 TEST_CASE("latch: a level that a harvest finds", "[latch]") {
     Vm vm;
     vm.track();
