@@ -34,9 +34,17 @@ constexpr T little_endian(T value) noexcept {
     return value;
 }
 
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PVDIRTY_THREAD_SANITIZER
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define PVDIRTY_THREAD_SANITIZER
+#endif
+
 /** Full barrier: stores before it are visible before any load after it. */
 inline void full_fence() noexcept {
-#if defined(__SANITIZE_THREAD__)
+#if defined(PVDIRTY_THREAD_SANITIZER)
     // The thread sanitizer knows no fences; an exchange is a full barrier where it runs (x86).
     std::atomic<int> barrier{0};
     barrier.exchange(1, std::memory_order_seq_cst);

@@ -218,7 +218,9 @@ tl::expected<void, std::string> Capability::load(std::span<const std::uint8_t> i
     }
     const unsigned steps = saved.status & ~status_broken;
     const std::uint16_t error = little_endian(saved.error);
-    if (!is_step(steps) || error > PVDIRTY_E_LOG_GONE) {
+    // revoke() takes DRIVER_OK away, and nothing else sets NEEDS_RESET.
+    const bool revoked = (saved.status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
+    if (!is_step(steps) || (revoked && steps != status_features) || error > PVDIRTY_E_LOG_GONE) {
         return tl::unexpected<std::string>("saved port state has an impossible status or error");
     }
     guest_features_ = little_endian(saved.guest_features);
