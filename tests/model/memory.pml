@@ -11,7 +11,7 @@
  * Only in counts.pml vCPUs have plain stores to do (GUEST_STORES), and only
  * there the host has none; buffers that stay empty are left out.
  *
- * The includer defines ADDRESSES, and CPUS: vCPUs first, the host last. The
+ * The includer defines ADDRESSES, and CPUS: two vCPUs and, last, the host. The
  * code of a CPU has its number in c.
  */
 #define NOWHERE 255
@@ -45,11 +45,7 @@ inline store(at, value) {
 	}
 }
 
-#if CPUS == 3
 #define NO_MORE_STORES (finished[0] && finished[1])
-#else
-#define NO_MORE_STORES (finished[0] && finished[1] && finished[2])
-#endif
 
 bit finished[CPUS - 1]; /* vCPUs that have ended */
 #else
@@ -82,9 +78,6 @@ active proctype bus() {
 #ifdef GUEST_STORES
 	:: atomic { sb_at[0] != NOWHERE -> flush(0) }
 	:: atomic { sb_at[1] != NOWHERE -> flush(1) }
-#if CPUS > 3
-	:: atomic { sb_at[2] != NOWHERE -> flush(2) }
-#endif
 #else
 	:: atomic { sb_at[HOST] != NOWHERE -> flush(HOST) }
 #endif
@@ -97,8 +90,5 @@ inline stop_vm() {
 	stopped = 1;
 #ifdef GUEST_STORES
 	flush(0); flush(1)
-#if CPUS > 3
-	; flush(2)
-#endif
 #endif
 }
