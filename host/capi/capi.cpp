@@ -10,12 +10,14 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
 
 #include "pvdirty/domain.hpp"
 #include "pvdirty/policy.hpp"
 #include "pvdirty/stream.hpp"
 
 static_assert(PVD_PORT_STATE_LEN == pvdirty::port_state_len);
+static_assert(PVD_GROUP_WORDS == std::tuple_size_v<pvdirty::GroupMasks>);
 static_assert(PVD_STREAM_STATE_LEN == pvdirty::stream_state_len);
 
 namespace {
@@ -172,8 +174,17 @@ void pvd_domain_running(struct pvd_domain* d) noexcept {
 }
 
 struct pvd_harvest_result pvd_harvest(struct pvd_domain* d, const struct pvd_sink* sink) noexcept {
+    const auto hand_to = [sink](pvd_pages_fn* function) {
+        return [sink, function](std::uint64_t first_pfn, const pvdirty::GroupMasks& masks) {
+            if (function != nullptr) {
+                function(sink->opaque, first_pfn, masks.data());
+            }
+        };
+    };
+    auto in_flight = hand_to(sink->in_flight);
+    auto marked = hand_to(sink->marked);
     const pvdirty::HarvestResult result =
-        d->domain.harvest({sink->in_flight, sink->opaque}, {sink->marked, sink->opaque});
+        d->domain.harvest(pvdirty::PageSink(in_flight), pvdirty::PageSink(marked));
     return {result.pages_marked, result.pages_in_flight, result.all_dirty};
 }
 

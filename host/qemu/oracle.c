@@ -68,7 +68,7 @@ enum {
 static struct {
     bool enabled;
     unsigned long *set[NSETS];
-    uint64_t pages;      /* size of each set; a multiple of 64 */
+    uint64_t pages;      /* size of each set; whole groups */
     uint32_t dropped;    /* marks suppressed on purpose */
     uint64_t unlocked;   /* hand-outs without the BQL */
 } oracle;
@@ -92,7 +92,8 @@ void pvdirty_oracle_resize(void)
         const PVDirtyRam *r = &g_array_index(ram, PVDirtyRam, i);
 
         need = MAX(need, PAGE(ROUND_UP(r->gpa + r->size,
-                                       64 * PVDIRTY_PAGE_SIZE)));
+                                       PVDIRTY_GROUP_PAGES *
+                                       PVDIRTY_PAGE_SIZE)));
     }
     if (need > oracle.pages) {
         for (int i = 0; i < NSETS; i++) {
@@ -173,17 +174,38 @@ void pvdirty_oracle_session(void)
     }
 }
 
-static void add_marked(void *opaque, uint64_t first_pfn, uint64_t mask)
+/* The sets have whole groups: what lies beyond them is no RAM. */
+static void add(int set, uint64_t first_pfn, const uint64_t *masks)
 {
     if (first_pfn < oracle.pages) {
-        oracle.set[NOW_MARKED][first_pfn / 64] |= mask;
+        for (int w = 0; w < PVD_GROUP_WORDS; w++) {
+            oracle.set[set][first_pfn / 64 + w] |= masks[w];
+        }
     }
 }
 
-static void add_flying(void *opaque, uint64_t first_pfn, uint64_t mask)
+static void add_marked(void *opaque, uint64_t first_pfn, const uint64_t *masks)
 {
-    if (first_pfn < oracle.pages) {
-        oracle.set[NOW_FLYING][first_pfn / 64] |= mask;
+    add(NOW_MARKED, first_pfn, masks);
+}
+
+static void add_flying(void *opaque, uint64_t first_pfn, const uint64_t *masks)
+{
+    add(NOW_FLYING, first_pfn, masks);
+}
+
+/* Hands over a group of what was added. */
+static void hand_over(pvd_pages_fn *function, void *opaque, int set,
+                      uint64_t first_pfn)
+{
+    uint64_t masks[PVD_GROUP_WORDS], any = 0;
+
+    for (int w = 0; w < PVD_GROUP_WORDS; w++) {
+        masks[w] = oracle.set[set][first_pfn / 64 + w];
+        any |= masks[w];
+    }
+    if (any && function) {
+        function(opaque, first_pfn, masks);
     }
 }
 
@@ -248,12 +270,10 @@ struct pvd_harvest_result pvdirty_oracle_harvest(const struct pvd_sink *sink)
             oracle.dropped++;
         }
         audit(i);
-        if (set[NOW_MARKED][i]) {
-            sink->marked(sink->opaque, i * 64, set[NOW_MARKED][i]);
-        }
-        if (set[NOW_FLYING][i] && sink->in_flight) {
-            sink->in_flight(sink->opaque, i * 64, set[NOW_FLYING][i]);
-        }
+    }
+    for (uint64_t pfn = 0; pfn < oracle.pages; pfn += PVDIRTY_GROUP_PAGES) {
+        hand_over(sink->marked, sink->opaque, NOW_MARKED, pfn);
+        hand_over(sink->in_flight, sink->opaque, NOW_FLYING, pfn);
     }
     return result;
 }

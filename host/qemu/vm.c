@@ -377,10 +377,25 @@ static void log_stop(MemoryListener *listener)
     pvd_logging(pvdirty_vm.domain, PVD_LOGGER_DIRTY_LOG, false);
 }
 
-static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
+/* Those of 64 pages whose bit is set, one stretch of them after the other. */
+static void dirty_ranges(uint64_t first_pfn, uint64_t mask)
 {
+    while (mask) {
+        int from = ctz64(mask);
+        int n = cto64(mask >> from);
+
+        set_dirty((first_pfn + from) << PVDIRTY_PAGE_SHIFT,
+                  (uint64_t)n << PVDIRTY_PAGE_SHIFT);
+        mask = from + n == 64 ? 0 : mask & (~0ULL << (from + n));
+    }
+}
+
+static void dirty_pages(void *opaque, uint64_t first_pfn,
+                        const uint64_t *masks)
+{
+    hwaddr word_bytes = 64 << PVDIRTY_PAGE_SHIFT;
     hwaddr gpa = first_pfn << PVDIRTY_PAGE_SHIFT;
-    hwaddr end = gpa + (64 << PVDIRTY_PAGE_SHIFT);
+    hwaddr end = gpa + PVD_GROUP_WORDS * word_bytes;
     guint i = ram_index(gpa);
     const PVDirtyRam *r;
 
@@ -391,17 +406,13 @@ static void dirty_pages(void *opaque, uint64_t first_pfn, uint64_t mask)
     if (r->gpa >= end) {
         return; /* a guest may mark pages that do not exist */
     }
-    if (r->gpa <= gpa && end <= r->gpa + r->size &&
-        pvdirty_ram_set_dirty_mask(r, gpa, mask)) {
-        return;
-    }
-    while (mask) {
-        int from = ctz64(mask);
-        int n = cto64(mask >> from);
+    for (int w = 0; w < PVD_GROUP_WORDS; w++, gpa += word_bytes) {
+        bool inside = r->gpa <= gpa && gpa + word_bytes <= r->gpa + r->size;
 
-        set_dirty((first_pfn + from) << PVDIRTY_PAGE_SHIFT,
-                  (uint64_t)n << PVDIRTY_PAGE_SHIFT);
-        mask = from + n == 64 ? 0 : mask & (~0ULL << (from + n));
+        if (masks[w] &&
+            !(inside && pvdirty_ram_set_dirty_mask(r, gpa, masks[w]))) {
+            dirty_ranges(first_pfn + 64 * w, masks[w]);
+        }
     }
 }
 

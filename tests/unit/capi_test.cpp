@@ -43,8 +43,12 @@ void register_through(pvd_port* port, const GuestLog& log) {
     pvd_port_config_write(port, offsetof(pvdirty_cap, device_status), status_driver_ok, 1);
 }
 
-void collect(void* opaque, uint64_t first, uint64_t mask) {
-    (*static_cast<Collector*>(opaque))(first, mask);
+void collect(void* opaque, uint64_t first, const uint64_t* masks) {
+    for (uint64_t i = 0; i < PVD_GROUP_WORDS; i++) {
+        if (masks[i] != 0) {
+            (*static_cast<Collector*>(opaque))(first + 64 * i, masks[i]);
+        }
+    }
 }
 
 } // namespace

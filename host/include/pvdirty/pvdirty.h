@@ -159,8 +159,15 @@ void pvd_logging(struct pvd_domain* d, enum pvd_logger who, bool on) PVD_NOEXCEP
  */
 void pvd_domain_running(struct pvd_domain* d) PVD_NOEXCEPT;
 
-/** Where a harvest puts pages: 64 of them per call, aligned, as a mask. */
-typedef void pvd_pages_fn(void* opaque, uint64_t first_pfn, uint64_t mask);
+/** Words of 64 pages in what a harvest hands over at once. */
+#define PVD_GROUP_WORDS 8
+
+/**
+ * Where a harvest puts pages: a group of 512 per call, aligned.
+ * @masks: PVD_GROUP_WORDS words, not all 0; bit n of word i is page
+ *         first_pfn + 64 * i + n. Valid during the call.
+ */
+typedef void pvd_pages_fn(void* opaque, uint64_t first_pfn, const uint64_t* masks);
 
 struct pvd_sink {
     pvd_pages_fn* in_flight; /* may be NULL: not wanted */
