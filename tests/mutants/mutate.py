@@ -52,7 +52,7 @@ class Mutant:
     assertion: str
     program: str
     outcome: str = CAUGHT
-    timeout: float = 60
+    timeout: float = 120
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run_test(program: Path, mutant: Mutant) -> Run:
     name = re.sub(r"([,\[\]\\*])", r"\\\1", mutant.test)
     try:
         done = subprocess.run(
-            [program, name, "-r", "xml"],
+            [program, name, "--abort", "-r", "xml"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | ENVIRONMENT,
@@ -128,9 +128,10 @@ class Build:
     def __init__(self, path: Path) -> None:
         self.path = path
         commands = json.loads((path / "compile_commands.json").read_text(encoding="utf-8"))
-        self.compile = {
-            re.search(r" -o (\S+) ", entry["command"]).group(1): entry for entry in commands
-        }
+        self.compile: dict[str, dict[str, str]] = {}
+        for entry in commands:
+            words = shlex.split(entry["command"])
+            self.compile[words[words.index("-o") + 1]] = entry
 
     def _ninja(self, *arguments: str) -> str:
         return subprocess.run(
@@ -148,7 +149,7 @@ class Build:
         return found[0].relative_to(self.path)
 
     def link_command(self, program: Path) -> list[str]:
-        """The command that links a program, its output last but one... as words."""
+        """The words of the command that links a program."""
         last = self._ninja("commands", str(program)).splitlines()[-1]
         words = shlex.split(last.removeprefix(": && "))
         return words[: words.index("&&")] if "&&" in words else words
@@ -157,13 +158,13 @@ class Build:
         """Those objects of a program that a source or header is part of."""
         archives = {Path(word).stem.removeprefix("lib") for word in link if word.endswith(".a")}
         users = []
-        target = None
+        target = ""
         for line in self._ninja("deps").splitlines():
             if not line.startswith(" "):
                 target = line.split(":")[0]
             elif target and (self.path / line.strip()).resolve() == file:
-                directory = re.search(r"CMakeFiles/([^/]+)\.dir/", target)
-                if target in link or (directory and directory.group(1) in archives):
+                part_of = re.search(r"CMakeFiles/([^/]+)\.dir/", target)
+                if target in link or (part_of and part_of.group(1) in archives):
                     users.append(target)
         return users
 
@@ -178,6 +179,7 @@ def compile_mutated(build: Build, target: str, tree: Path) -> Path | None:
     made = tree / (hashlib.sha256(target.encode()).hexdigest()[:16] + ".o")
     words[words.index("-o") + 1] = str(made)
     words[1:1] = [f"-I{tree}", f"-I{tree}/host", f"-I{tree}/host/include"]
+    words.append("-g0")
     done = subprocess.run(words, cwd=build.path, stderr=subprocess.PIPE, check=False, text=True)
     if done.returncode:
         print(done.stderr[-2000:])

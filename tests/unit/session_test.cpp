@@ -335,6 +335,17 @@ TEST_CASE("latch: a registration alone", "[latch]") {
     CHECK_THAT(vm.domain.latched(), Contains("rp2"));
 }
 
+TEST_CASE("latch: a port that leaves, and nothing else", "[latch]") {
+    Vm vm;
+    vm.track();
+    vm.domain.set_logging(Logger::session, true);
+    REQUIRE_FALSE(vm.harvest().all_dirty);
+    unregister_port(vm.rp1); // no device is below it, and rp0 keeps the log
+    REQUIRE_FALSE(vm.domain.why_incomplete());
+    CHECK(vm.harvest().all_dirty);
+    CHECK_THAT(vm.domain.latched(), Contains("rp1"));
+}
+
 TEST_CASE("latch: a level that a harvest finds", "[latch]") {
     Vm vm;
     vm.track();
