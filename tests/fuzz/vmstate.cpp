@@ -121,6 +121,12 @@ struct Collectors {
     PageCollector in_flight, marked;
 };
 
+void collect(PageCollector& collector, std::uint64_t first, const std::uint64_t* masks) {
+    GroupMasks group{};
+    std::copy_n(masks, group.size(), group.begin());
+    PageSink{collector}(first, group);
+}
+
 void Host::harvest() {
     const auto covers = [this](std::uint64_t) {
         pvd_stats stats{};
@@ -129,11 +135,11 @@ void Host::harvest() {
     };
     const auto disturb = [this] { machine_.disturb(); };
     Collectors collectors{{covers, disturb}, {covers, disturb}};
-    const pvd_sink sink = {[](void* both, std::uint64_t first, std::uint64_t mask) {
-                               static_cast<Collectors*>(both)->in_flight(first, mask);
+    const pvd_sink sink = {[](void* both, std::uint64_t first, const std::uint64_t* masks) {
+                               collect(static_cast<Collectors*>(both)->in_flight, first, masks);
                            },
-                           [](void* both, std::uint64_t first, std::uint64_t mask) {
-                               static_cast<Collectors*>(both)->marked(first, mask);
+                           [](void* both, std::uint64_t first, const std::uint64_t* masks) {
+                               collect(static_cast<Collectors*>(both)->marked, first, masks);
                            },
                            &collectors};
     const bool tracked = can_be_complete(cap(0));
