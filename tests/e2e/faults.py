@@ -219,7 +219,8 @@ class Guest:
             self.until("panic", lambda: "Kernel panic" in self.vm.serial[before:], 60)
             time.sleep(HUSH_SECONDS)
             self.vm.call("set_link", name="n0", up=False)
-        self.until(f"end of {event.name}", lambda: event.over(self.vm, self.vm.serial[before:]), 120)
+        over = partial(event.over, self.vm)
+        self.until(f"end of {event.name}", lambda: over(self.vm.serial[before:]), 120)
 
     def expect_failed(self, reasons: Sequence[str]) -> None:
         """The migration has failed, as was said, and left nothing running."""

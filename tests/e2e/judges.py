@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The judges themselves: each rule, and each way a test can end, must be told."""
 
+import io
+import json
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -102,6 +104,11 @@ def counting() -> None:
     failed = sorted(name.partition(":")[0] for name in tally.failed)
     expect(failed == ["fails", "late", "missing"], f"failed: {tally.failed}")
     expect(tally.skipped == ["skips: no such device"], f"skipped: {tally.skipped}")
-    expect(check.summary([tally]) == 1, "exit code with failures")
-    expect(check.summary([check.Tally("none")]) == 1, "exit code when nothing ran")
-    expect(check.summary([check.Tally("one", passed=1)]) == 0, "exit code when all passed")
+    expect(check.exit_code([tally]) == 1, "exit code with failures")
+    expect(check.exit_code([check.Tally("none")]) == 1, "exit code when nothing ran")
+    expect(check.exit_code([check.Tally("one", passed=1)]) == 0, "exit code when all passed")
+    printed = io.StringIO()
+    check.print_json([tally], printed)
+    counted = json.loads(printed.getvalue())
+    sums = [counted[key] for key in ("passed", "failed", "skipped")]
+    expect(sums == [1, 3, 1], f"as JSON: {counted}")

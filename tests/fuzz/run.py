@@ -65,9 +65,7 @@ class Fuzzer:
 
     def fuzz(self, seconds: int) -> bool:
         """New inputs for some time; at least one."""
-        code, output = self.call(
-            f"-max_total_time={seconds}", str(self.found), str(self.kept)
-        )
+        code, output = self.call(f"-max_total_time={seconds}", str(self.found), str(self.kept))
         if code or executed(output) <= len(list(self.kept.iterdir())):
             self.explain(output)
             return False
@@ -88,9 +86,7 @@ class Fuzzer:
 
     def finds(self, seconds: int, pattern: str) -> bool:
         """A planted bug is found in time, and by what is meant to find it."""
-        code, output = self.call(
-            f"-max_total_time={seconds}", str(self.found), str(self.kept)
-        )
+        code, output = self.call(f"-max_total_time={seconds}", str(self.found), str(self.kept))
         if code and re.search(pattern, output) and "Test unit written to" in output:
             print(f"{self.program.name}: found, after {cpu_seconds():.0f} CPU seconds")
             return True
@@ -102,7 +98,8 @@ class Fuzzer:
         """Puts into the kept corpus the least that covers what was found too."""
         least = self.found.parent / "least"
         least.mkdir()
-        code, output = self.call("-merge=1", "-use_counters=0", str(least), str(self.kept), str(self.found))
+        corpora = [str(least), str(self.kept), str(self.found)]
+        code, output = self.call("-merge=1", "-use_counters=0", *corpora)
         if code:
             self.explain(output)
             return False

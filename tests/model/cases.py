@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is searched: each model as it is, and each variant broken on purpose."""
+"""What is searched: each model as it is, each variant broken on purpose, and controls."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,9 @@ class Case:
     defines: tuple[str, ...] = ()
     rule: str = ""  # what the variant breaks
     long: bool = False
+    verdict: str = "ok"  # what the runner must say, or how that begins
+    depth: int = 12_000_000  # steps; a search that reaches it fails
+    memory_mib: int = 4000  # likewise; twice as much for the long ones
 
 
 def _variants(model: str, defines: tuple[str, ...], rules: dict[str, str]) -> list[Case]:
@@ -136,4 +139,18 @@ SESSION = [
     ),
 ]
 
-CASES = MARKS + COUNTS + SESSION
+# The runner must tell each way in which a search proves nothing.
+_CUT_OFF = "not exhaustive: max search depth too small"
+_NO_MEMORY = "not exhaustive: Search not completed"
+_LOSS = "assertion violated  !(older)"
+_FINISHED = ("LAYOUT=1", "STUCK=2")
+
+CONTROLS = [
+    Case("control: cut off", "counts", _FINISHED, verdict=_CUT_OFF, depth=1000),
+    Case("control: out of memory", "counts", _FINISHED, verdict=_NO_MEMORY, memory_mib=5),
+    Case("control: code that is not reached", "session", verdict="unreached: "),
+    Case("control: a loss", "session", (*_DEVICES, "BREAK_NO_GAP"), verdict=_LOSS),
+    Case("control: a variant that loses nothing", "counts", _COUNTS, "none", verdict="NOT CAUGHT"),
+]
+
+CASES = MARKS + COUNTS + SESSION + CONTROLS

@@ -117,7 +117,7 @@ def run_label(label: str, done: list[str], full: bool) -> Tally:
     tally.minutes = (time.monotonic() - start) / 60
     if junit.exists():
         read_results(junit, tally)
-    elif code:
+    if code and not tally.failed:
         tally.failed.append(f"ctest itself (exit code {code})")
     return tally
 
