@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <numeric>
 #include <random>
+#include <utility>
 
 namespace pvdirty::bench {
 
@@ -129,13 +129,15 @@ std::vector<std::uint64_t> Vm::snapshot() const {
 }
 
 bool Vm::take_bitmap() {
-    const std::uint64_t pages =
-        std::accumulate(bitmap_.begin(), bitmap_.end(), std::uint64_t{0},
-                        [](std::uint64_t sum, std::uint64_t word) {
-                            return sum + static_cast<std::uint64_t>(std::popcount(word));
-                        });
+    const auto full = bitmap_.begin() + static_cast<std::ptrdiff_t>(full_sections_ * window / 64);
+    bool right = std::all_of(bitmap_.begin(), full,
+                             [](std::uint64_t word) { return word == ~std::uint64_t{0}; });
+    for (const Word& word : words_) {
+        right = right && std::exchange(bitmap_[word.first_pfn / 64], 0) == word.mask;
+    }
+    right = right && std::all_of(full, bitmap_.end(), [](std::uint64_t word) { return word == 0; });
     std::fill(bitmap_.begin(), bitmap_.end(), 0);
-    return pages == chosen_pages_;
+    return right;
 }
 
 } // namespace pvdirty::bench

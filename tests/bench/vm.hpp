@@ -72,7 +72,7 @@ public:
 
     /** The VMM's dirty bitmap. */
     [[nodiscard]] std::span<std::uint64_t> bitmap() noexcept { return bitmap_; }
-    /** Does the bitmap hold as many pages as were chosen? Clears it. */
+    /** Does the bitmap hold the pages that were chosen, and no other? Clears it. */
     [[nodiscard]] bool take_bitmap();
 
     [[nodiscard]] Log& log() noexcept { return log_; }
