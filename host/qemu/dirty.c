@@ -58,18 +58,36 @@ bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
     return true;
 }
 
+static int dirty_section(MemoryRegionSection *s, void *opaque)
+{
+    uint64_t len = int128_get64(s->size);
+
+    pvdirty_tcg_invalidate(s->mr, s->offset_within_region, len);
+    memory_region_set_dirty(s->mr, s->offset_within_region, len);
+    return 0;
+}
+
 static int dirty_block(RAMBlock *rb, void *opaque)
 {
-    uint64_t len = qemu_ram_get_used_length(rb);
-    ram_addr_t offset;
-    MemoryRegion *mr = memory_region_from_host(qemu_ram_get_host_addr(rb),
-                                               &offset);
+    MemoryRegionSection s = {
+        .size = int128_make64(qemu_ram_get_used_length(rb)),
+    };
 
-    if (mr && qemu_ram_is_migratable(rb)) {
-        pvdirty_tcg_invalidate(mr, offset, len);
-        memory_region_set_dirty(mr, offset, len);
+    if (!qemu_ram_is_migratable(rb)) {
+        return 0;
     }
-    return 0;
+    s.mr = memory_region_from_host(qemu_ram_get_host_addr(rb),
+                                   &s.offset_within_region);
+    if (!s.mr) {
+        return 0;
+    }
+    if (memory_region_has_ram_discard_manager(s.mr)) {
+        /* virtio-mem: what is unplugged has no content, and takes no memory. */
+        return ram_discard_manager_replay_populated(
+            memory_region_get_ram_discard_manager(s.mr), &s, dirty_section,
+            NULL);
+    }
+    return dirty_section(&s, NULL);
 }
 
 void pvdirty_ram_set_all_dirty(void)

@@ -20,6 +20,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/thread.h"
 #include "sysemu/runstate.h"
 #include "vm.h"
 
@@ -46,10 +47,16 @@ void pvdirty_migrate_set_ram_bytes(uint64_t bytes)
     qatomic_set(&ram_bytes, bytes);
 }
 
-/* The VM is stopped for the last time, whatever it did before. */
+/*
+ * The VM is stopped for the last time, whatever it did before, and this is the
+ * migration's own work. Displays and rate measurements sync then too: before
+ * the final pass (pause-before-switchover), and while the destination loads,
+ * when it is too late to fail.
+ */
 bool pvdirty_migrate_final(void)
 {
-    return runstate_check(RUN_STATE_FINISH_MIGRATE);
+    return runstate_check(RUN_STATE_FINISH_MIGRATE) &&
+           qemu_thread_is_self(&migrate_get_current()->thread);
 }
 
 void pvdirty_migrate_refresh(void)

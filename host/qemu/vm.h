@@ -80,7 +80,10 @@ void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len);
 bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
                                 uint64_t mask);
 
-/* All migratable RAM, also what is not mapped just now, or only for reading. */
+/*
+ * All migratable RAM, also what is not mapped just now, or only for reading; not
+ * what virtio-mem has unplugged.
+ */
 void pvdirty_ram_set_all_dirty(void);
 
 /* Bytes of guest RAM in pvdirty_vm.ram. */
@@ -89,6 +92,7 @@ uint64_t pvdirty_vm_ram_bytes(void);
 /* migrate.c: the migration stream, refusals, pending bytes. */
 void pvdirty_migrate_init(void);
 void pvdirty_migrate_refresh(void);
+/* The final pass, and the migration itself asks: nobody else decides then. */
 bool pvdirty_migrate_final(void);
 /* After the harvest of the final pass: must it send all RAM? */
 bool pvdirty_migrate_all_dirty(void);

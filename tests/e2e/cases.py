@@ -39,6 +39,8 @@ CASES = {
     "virtio-without-dma-api": events.virtio_without_the_dma_api,
     "policy-all-dirty": policies.all_dirty,
     "lost-before-the-last-pass": policies.lost_before_the_last_pass,
+    "only-the-last-pass-decides": policies.only_the_last_pass_decides,
+    "policy-all-dirty-unplugged-memory": policies.unplugged_memory,
     "policy-final-limit": policies.final_limit,
     "only-pre-copy": policies.only_pre_copy,
     "hostile-tables": hostile.tables,

@@ -28,7 +28,7 @@ def _set_entry(guest: PlayedGuest, state: str) -> None:
     guest.qtest.write(LOG + ABI["log.devices"], entry.to_bytes(4, "little"))
 
 
-def _tracked(guest: PlayedGuest) -> int:
+def tracked(guest: PlayedGuest) -> int:
     """Does all that an honest guest does; returns the log's pages."""
     rp0 = guest.ports[0]
     rp0.number_bus(NET_BUS)
@@ -82,7 +82,7 @@ def _attacked(what: str, policy: str) -> tuple[str, str]:
     """A migration in whose midst the guest does that: how it ended, and QEMU's reason."""
     argv = command_line(["-machine", "q35", "-m", "256M"], NET, policy)
     with play(argv) as guest:
-        _tracked(guest)
+        tracked(guest)
         guest.qtest.fill(BALLAST, BALLAST_SIZE, 0x5A)
         guest.start_migration(bandwidth=SLOW)
         if what:
@@ -116,12 +116,12 @@ def restless() -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}", flush=True)
     dice = random.Random(seed)
-    actions = [_tracked, *(attack for attack, _ in _ATTACKS.values())]
+    actions = [tracked, *(attack for attack, _ in _ATTACKS.values())]
     ends: Counter[str] = Counter()
     with play(command_line(["-machine", "q35", "-m", "256M"], NET)) as guest:
         guest.qtest.fill(BALLAST, BALLAST_SIZE, 0x5A)
         while sum(ends.values()) < 12 and not ends["completed"]:
-            _tracked(guest)
+            tracked(guest)
             guest.start_migration(bandwidth=SLOW)
             for _ in range(dice.randrange(1, 60)):
                 dice.choice(actions)(guest)

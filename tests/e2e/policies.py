@@ -5,11 +5,14 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from hostile_migration import NET, tracked
+from played import DISPLAY, MIB, PAGE, PlayedGuest, command_line, play
 from support import expect, expect_nothing_left
 
 from harness import guest_image, run
@@ -20,6 +23,8 @@ from harness.rundir import RunDir
 from harness.vm import PORTS, Vm, VmConfig
 
 TO_NOWHERE = "exec:cat >/dev/null"
+_SMALL = ["-machine", "q35", "-m", "256M"]
+_DESTINATION_IS_WELL = bytes((0, 1, 0, 4, 0, 0, 0, 0))  # MIG_RP_MSG_SHUT, its length, 0
 
 
 @contextlib.contextmanager
@@ -96,6 +101,13 @@ def all_dirty() -> None:
         expect("has not registered the port" in warning, f"no reason: {warning}")
 
 
+def _wait_unregistered(vm: Vm) -> None:
+    deadline = time.monotonic() + 10
+    while vm.port(PORTS[0], "registered"):
+        expect(time.monotonic() < deadline, "still registered after a reset")
+        time.sleep(0.1)
+
+
 def lost_before_the_last_pass() -> None:
     """A guest that is lost after the last round, too late for any pass: the end refuses."""
     with _booted(run.config_for("log", VmConfig())) as vm:
@@ -109,10 +121,7 @@ def lost_before_the_last_pass() -> None:
             _status(vm, {"pre-switchover"})
             if reset:
                 vm.call("system_reset")
-                deadline = time.monotonic() + 10
-                while vm.port(PORTS[0], "registered"):
-                    expect(time.monotonic() < deadline, "still registered after a reset")
-                    time.sleep(0.1)
+                _wait_unregistered(vm)
             vm.call("migrate-continue", state="pre-switchover")
             if not reset:
                 info = _status(vm, {"failed", "completed"})
@@ -124,6 +133,95 @@ def lost_before_the_last_pass() -> None:
             while not vm.port(PORTS[0], "complete"):
                 expect(time.monotonic() < deadline, "the new kernel does not register")
                 time.sleep(0.1)
+
+
+def _set_capability(vm: Vm, name: str) -> None:
+    change = [{"capability": name, "state": True}]
+    vm.call("migrate-set-capabilities", capabilities=change)
+
+
+def _said_all_is_sent(vm: Vm) -> int:
+    return vm.log.read_text(errors="replace").count("all RAM is sent while the VM is stopped")
+
+
+def _read_until_quiet(connection: socket.socket) -> None:
+    """Takes a stream, until the source says no more."""
+    connection.settimeout(2)
+    with contextlib.suppress(TimeoutError):
+        while connection.recv(1 << 20):
+            pass
+
+
+def _expect_no_early_decision() -> None:
+    """Before the last pass, a refresh of the display harvests, and sends nothing yet."""
+    with play(command_line(_SMALL, NET + DISPLAY, "all-dirty")) as guest:
+        guest.map_display()
+        guest.show_screen()
+        _set_capability(guest.vm, "pause-before-switchover")
+        guest.start_migration()
+        guest.wait_migration(("pre-switchover",))
+        for _ in range(3):
+            guest.harvest()
+        said = _said_all_is_sent(guest.vm)
+        expect(said == 0, f"said {said} times before the last pass that all RAM is sent")
+        guest.vm.call("migrate-continue", state="pre-switchover")
+        expect(guest.wait_migration(("completed", "failed")) == "completed", "it failed")
+        said = _said_all_is_sent(guest.vm)
+        expect(said == 1, f"said {said} times that all RAM is sent")
+
+
+def _migrate_to(guest: PlayedGuest, server: socket.socket) -> socket.socket:
+    """Starts a migration; returns the destination's end."""
+    guest.vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+    guest.vm.call("migrate", uri="unix:destination")
+    server.settimeout(60)
+    return server.accept()[0]
+
+
+def _expect_no_late_decision() -> None:
+    """Once the destination has all, what happens to the source's log fails nothing."""
+    argv = command_line(_SMALL, NET + DISPLAY)
+    with play(argv) as guest, socket.socket(socket.AF_UNIX) as server:
+        tracked(guest)
+        guest.map_display()
+        guest.show_screen()
+        server.bind(str(guest.vm.directory / "destination"))
+        server.listen()
+        _set_capability(guest.vm, "return-path")
+        with _migrate_to(guest, server) as destination:
+            _read_until_quiet(destination)
+            state = guest.vm.call("query-status")["status"]
+            expect(state == "finish-migrate", f"the source does not wait: {state}")
+            guest.vm.call("system_reset")  # all is dirty from now on
+            _wait_unregistered(guest.vm)
+            guest.map_display()
+            guest.show_screen()
+            guest.harvest()
+            destination.sendall(_DESTINATION_IS_WELL)
+            ended = guest.wait_migration(("completed", "failed"))
+        expect(ended == "completed", f"{guest.migration()}: and the destination runs too")
+
+
+def only_the_last_pass_decides() -> None:
+    """Others sync the dirty log while the VM is stopped to finish: they decide nothing."""
+    _expect_no_late_decision()
+    _expect_no_early_decision()
+    expect_nothing_left(os.getpid())
+
+
+def unplugged_memory() -> None:
+    """All of RAM is sent, but not the part that virtio-mem holds back: it takes no memory."""
+    memory = ["-machine", "q35", "-m", "128M,maxmem=4G"]
+    memory += ["-object", "memory-backend-ram,id=vm0,size=2G"]
+    memory += ["-device", "virtio-mem-pci,memdev=vm0,id=mem0"]
+    with play(command_line(memory, NET, "all-dirty")) as guest:
+        guest.start_migration()
+        expect(guest.wait_migration(("completed", "failed")) == "completed", "it failed")
+        pages = guest.vm.port("rp0", "last-pass-pages")
+        print(f"{pages} pages in the last pass", flush=True)
+        expect(pages >= 128 * MIB // PAGE, "not all of RAM was in the last pass")
+        expect(pages < 512 * MIB // PAGE, "unplugged memory was in the last pass")
+    expect_nothing_left(os.getpid())
 
 
 def final_limit() -> None:
