@@ -12,6 +12,7 @@
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
 #include "hw/pci/pcie_port.h"
+#include "migration/migration.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-machine.h"
 #include "qapi/qapi-commands-misc.h"
@@ -45,6 +46,7 @@ static const struct {
     { TYPE_PCI_BUS, sizeof(PCIBus) },
     { TYPE_MACHINE, sizeof(MachineState) },
     { TYPE_CPU, sizeof(CPUState) },
+    { TYPE_MIGRATION, sizeof(MigrationState) },
 };
 
 static bool same_qemu(void)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -144,12 +145,18 @@ def _said_all_is_sent(vm: Vm) -> int:
     return vm.log.read_text(errors="replace").count("all RAM is sent while the VM is stopped")
 
 
-def _read_until_quiet(connection: socket.socket) -> None:
-    """Takes a stream, until the source says no more."""
-    connection.settimeout(2)
-    with contextlib.suppress(TimeoutError):
+def _drain(connection: socket.socket) -> None:
+    """Takes a stream to its end, as a destination does."""
+    with contextlib.suppress(OSError):
         while connection.recv(1 << 20):
             pass
+
+
+def _wait_finish_migrate(vm: Vm) -> None:
+    deadline = time.monotonic() + 60
+    while (state := vm.call("query-status")["status"]) != "finish-migrate":
+        expect(time.monotonic() < deadline, f"the source does not wait: {state}")
+        time.sleep(0.05)
 
 
 def _expect_no_early_decision() -> None:
@@ -174,7 +181,6 @@ def _migrate_to(guest: PlayedGuest, server: socket.socket) -> socket.socket:
     """Starts a migration; returns the destination's end."""
     guest.vm.call("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
     guest.vm.call("migrate", uri="unix:destination")
-    server.settimeout(60)
     return server.accept()[0]
 
 
@@ -186,12 +192,13 @@ def _expect_no_late_decision() -> None:
         guest.map_display()
         guest.show_screen()
         server.bind(str(guest.vm.directory / "destination"))
+        server.settimeout(60)
         server.listen()
         _set_capability(guest.vm, "return-path")
         with _migrate_to(guest, server) as destination:
-            _read_until_quiet(destination)
-            state = guest.vm.call("query-status")["status"]
-            expect(state == "finish-migrate", f"the source does not wait: {state}")
+            threading.Thread(target=_drain, args=(destination,), daemon=True).start()
+            # The BQL is free only when the last pass is over.
+            _wait_finish_migrate(guest.vm)
             guest.vm.call("system_reset")  # all is dirty from now on
             _wait_unregistered(guest.vm)
             guest.map_display()
