@@ -429,6 +429,31 @@ TEST_CASE("complete: an entry that has gone counts as tracked only without a gap
     CHECK_THAT(vm.domain.why_incomplete().value_or(""), Contains("does not see it"));
 }
 
+TEST_CASE("latch: an entry that goes between two sessions", "[latch]") {
+    Vm vm;
+    vm.track();
+    vm.domain.set_logging(Logger::session, true);
+    REQUIRE_FALSE(vm.harvest().all_dirty);
+    vm.domain.set_logging(Logger::session, false);
+    // What it was in the session before does not speak for it in this one.
+    vm.entry(7, 0, PVDIRTY_DEV_FREE);
+    vm.domain.set_logging(Logger::session, true);
+    CHECK(vm.harvest().all_dirty);
+    CHECK_THAT(vm.domain.latched(), Contains("does not see it"));
+}
+
+TEST_CASE("complete: what a log said goes with it", "[complete]") {
+    Vm vm;
+    vm.track();
+    vm.domain.set_logging(Logger::session, true);
+    REQUIRE_FALSE(vm.harvest().all_dirty);
+    unregister_port(vm.rp0);
+    unregister_port(vm.rp1);
+    vm.entry(7, 0, PVDIRTY_DEV_FREE);
+    vm.register_both();
+    CHECK_THAT(vm.domain.why_incomplete().value_or(""), Contains("does not see it"));
+}
+
 TEST_CASE("latch: a device that goes and was not tracked", "[latch]") {
     Vm vm;
     vm.track();
