@@ -442,6 +442,15 @@ TEST_CASE("latch: an entry that goes between two sessions", "[latch]") {
     CHECK_THAT(vm.domain.latched(), Contains("does not see it"));
 }
 
+TEST_CASE("complete: an entry that has gone, and was not tracked before", "[complete]") {
+    Vm vm;
+    vm.track();
+    vm.entry(7, 0x100, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
+    vm.domain.set_logging(Logger::session, true);
+    vm.entry(7, 0, PVDIRTY_DEV_FREE);
+    CHECK_THAT(vm.domain.why_incomplete().value_or(""), Contains("does not see it"));
+}
+
 TEST_CASE("complete: what a log said goes with it", "[complete]") {
     Vm vm;
     vm.track();
