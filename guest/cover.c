@@ -84,6 +84,15 @@ static int find_slot(void)
 	return -1;
 }
 
+/* Can it write by itself? A device that does not answer is gone. */
+static bool is_bus_master(struct pci_dev *pdev)
+{
+	u16 command;
+
+	return !pci_read_config_word(pdev, PCI_COMMAND, &command) &&
+	       !PCI_POSSIBLE_ERROR(command) && (command & PCI_COMMAND_MASTER);
+}
+
 /* Write the device's word. */
 static void publish(struct pvd_dev *pd)
 {
@@ -93,7 +102,8 @@ static void publish(struct pvd_dev *pd)
 		return;
 	if (!in_hosts_domain(pd)) {
 		if (pd->state == PVDIRTY_DEV_UNTRACKED &&
-		    pd->reason != PVDIRTY_R_NO_DRIVER)
+		    (pd->reason != PVDIRTY_R_NO_DRIVER ||
+		     is_bus_master(to_pci_dev(pd->dev))))
 			pvd_incomplete(&pvdirty.log, PVDIRTY_I_CHILD);
 		return;
 	}
@@ -319,15 +329,6 @@ static int has_platform_access(struct device *child, void *data)
 	vdev = dev_to_virtio(child);
 	return !!(vdev->config->get_features(vdev) &
 		  BIT_ULL(VIRTIO_F_ACCESS_PLATFORM));
-}
-
-/* Can it write by itself? A device that does not answer is gone. */
-static bool is_bus_master(struct pci_dev *pdev)
-{
-	u16 command;
-
-	return !pci_read_config_word(pdev, PCI_COMMAND, &command) &&
-	       !PCI_POSSIBLE_ERROR(command) && (command & PCI_COMMAND_MASTER);
 }
 
 static u8 bind(struct pvd_dev *pd)
