@@ -4,10 +4,20 @@
 #include "pvdirty/error.hpp"
 
 #include <algorithm>
+#include <span>
 #include <string_view>
 #include <utility>
 
 namespace pvdirty {
+
+namespace {
+
+/* Words of the device table, in order of their routing ids. */
+bool by_rid(std::uint32_t a, std::uint32_t b) noexcept {
+    return PVDIRTY_DEV_RID(a) < PVDIRTY_DEV_RID(b);
+}
+
+} // namespace
 
 /*
  * The gaps word is read before the device table. The guest first takes TRACKED out of the table,
@@ -18,7 +28,16 @@ namespace pvdirty {
 struct Domain::View {
     std::uint32_t gaps = 0;
     DeviceTable devices{};
+    std::size_t used = 0; // entries that are not free: these come first, by routing id
     std::uint32_t incomplete = 0;
+
+    /** Entries with this routing id. */
+    [[nodiscard]] std::span<const std::uint32_t> at(int rid) const {
+        const auto* const end = devices.data() + used;
+        const auto [from, to] =
+            std::equal_range(devices.data(), end, PVDIRTY_DEV(rid, 0, 0), by_rid);
+        return {from, to};
+    }
 };
 
 Domain::View Domain::view() const {
@@ -27,6 +46,12 @@ Domain::View Domain::view() const {
         view.gaps = log_->gaps();
         view.devices = log_->devices();
         view.incomplete = log_->incomplete();
+        auto* const end =
+            std::remove_if(view.devices.begin(), view.devices.end(), [](std::uint32_t word) {
+                return PVDIRTY_DEV_STATE(word) == PVDIRTY_DEV_FREE;
+            });
+        std::sort(view.devices.begin(), end, by_rid);
+        view.used = static_cast<std::size_t>(end - view.devices.begin());
     }
     return view;
 }
@@ -51,12 +76,8 @@ std::optional<std::string> Domain::why_untracked(const Device& device, int rid,
         return because("the guest has not enumerated it");
     }
     bool tracked = false;
-    for (const std::uint32_t word : view.devices) {
-        const unsigned state = PVDIRTY_DEV_STATE(word);
-        if (state == PVDIRTY_DEV_FREE || PVDIRTY_DEV_RID(word) != static_cast<unsigned>(rid)) {
-            continue;
-        }
-        if (state != PVDIRTY_DEV_TRACKED) {
+    for (const std::uint32_t word : view.at(rid)) {
+        if (PVDIRTY_DEV_STATE(word) != PVDIRTY_DEV_TRACKED) {
             return because(describe_device_reason(PVDIRTY_DEV_REASON(word)));
         }
         tracked = true;
