@@ -65,8 +65,9 @@ class Fuzzer:
 
     def fuzz(self, seconds: int) -> bool:
         """New inputs for some time; at least one."""
+        known = sum(len(list(corpus.iterdir())) for corpus in (self.found, self.kept))
         code, output = self.call(f"-max_total_time={seconds}", str(self.found), str(self.kept))
-        if code or executed(output) <= len(list(self.kept.iterdir())):
+        if code or executed(output) <= known:
             self.explain(output)
             return False
         done = re.findall(r"^#.*DONE.*$", output, re.MULTILINE)
