@@ -134,6 +134,10 @@ void pvd_port_config_write(struct pvd_port* p, uint32_t offset, uint32_t value,
     p->port.write(offset, value, len);
 }
 
+bool pvd_port_registered(const struct pvd_port* p) noexcept {
+    return p->port.capability().registered();
+}
+
 void pvd_port_reset(struct pvd_port* p) noexcept {
     p->port.reset();
 }
@@ -149,6 +153,18 @@ struct pvd_device* pvd_device_add(struct pvd_port* p, const char* name, void* op
     return std::make_unique<pvd_device>(pvd_device{p->owner, device}).release();
 }
 
+void pvd_device_unplugged(struct pvd_device* dev) noexcept {
+    dev->owner.domain.unplug_device(dev->device);
+}
+
+void pvd_device_set_migratable(struct pvd_device* dev, bool migratable) noexcept {
+    dev->owner.domain.set_migratable(dev->device, migratable);
+}
+
+void pvd_device_hold(struct pvd_device* dev, bool hold) noexcept {
+    dev->owner.domain.hold_for(dev->device, hold);
+}
+
 void pvd_device_remove(struct pvd_device* dev) noexcept {
     dev->owner.domain.remove_device(dev->device);
     delete dev;
@@ -160,6 +176,12 @@ void pvd_ram_removed(struct pvd_domain* d, uint64_t gpa, uint64_t len) noexcept 
 
 bool pvd_domain_complete(struct pvd_domain* d, char* why, size_t why_len) noexcept {
     const auto reason = d->domain.why_incomplete();
+    copy_text(reason.value_or(""), why, why_len);
+    return !reason;
+}
+
+bool pvd_device_tracked(const struct pvd_device* dev, char* why, size_t why_len) noexcept {
+    const auto reason = dev->owner.domain.why_untracked(dev->device);
     copy_text(reason.value_or(""), why, why_len);
     return !reason;
 }
@@ -232,7 +254,7 @@ bool pvd_may_start(const struct pvd_domain* d, const struct pvd_policy* policy,
 struct pvd_round pvd_check_round(const struct pvd_domain* d, const struct pvd_policy* policy,
                                  uint64_t ram_bytes, uint64_t threshold) noexcept {
     const auto round = policy_of(*policy).round(d->domain, ram_bytes, threshold);
-    return {round.pending_bytes, round.fail, round.hold};
+    return {round.pending_bytes, round.fail, round.hold, round.awaits_device};
 }
 
 void pvd_why_failing(const struct pvd_domain* d, const struct pvd_policy* policy,

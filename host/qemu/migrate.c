@@ -15,6 +15,7 @@
 #include "migration/misc.h"
 #include "migration/qemu-file.h"
 #include "migration/qemu-file-types.h"
+#include "migration/ram.h"
 #include "migration/register.h"
 #include "oracle.h"
 #include "qapi/error.h"
@@ -40,7 +41,11 @@ static enum {
 } session;
 static bool failed;          /* this migration, by us; said why */
 static QEMUFile *stream;     /* between save_setup and save_cleanup */
-static uint64_t ram_bytes;   /* atomic: for the migration thread */
+
+/* Atomic: shared with the migration thread. */
+static uint64_t ram_bytes;
+static uint64_t synced_bytes; /* that were dirty after the last sync */
+static PVDirtyRest rest;
 
 void pvdirty_migrate_set_ram_bytes(uint64_t bytes)
 {
@@ -90,6 +95,49 @@ void pvdirty_migrate_refresh(void)
     blocker = next;
 }
 
+/* ---- how far it is ---- */
+
+void pvdirty_migrate_synced(void)
+{
+    if (session != SESSION_ON ||
+        !qemu_thread_is_self(&migrate_get_current()->thread)) {
+        return;
+    }
+    qatomic_set(&synced_bytes, ram_bytes_remaining());
+    if (pvdirty_migrate_final()) {
+        pvdirty_vm.last_pass_pages = ram_bytes_remaining() >>
+                                     PVDIRTY_PAGE_SHIFT;
+    }
+}
+
+static void set_rest(const struct pvd_round *round, uint64_t threshold)
+{
+    uint64_t bytes = qatomic_read(&synced_bytes) + round->pending_bytes;
+
+    qatomic_set(&rest.bytes, bytes);
+    qatomic_set(&rest.threshold, threshold);
+    qatomic_set(&rest.converged, bytes < threshold);
+    qatomic_set(&rest.holding, round->awaits_device);
+}
+
+static void reset_rest(void)
+{
+    static const struct pvd_round none;
+
+    qatomic_set(&synced_bytes, UINT64_MAX / 2); /* none yet */
+    set_rest(&none, 0);
+}
+
+PVDirtyRest pvdirty_migrate_rest(void)
+{
+    return (PVDirtyRest) {
+        .holding = qatomic_read(&rest.holding),
+        .converged = qatomic_read(&rest.converged),
+        .bytes = qatomic_read(&rest.bytes),
+        .threshold = qatomic_read(&rest.threshold),
+    };
+}
+
 /* ---- the session ---- */
 
 static void state_changed(Notifier *n, void *data)
@@ -102,6 +150,8 @@ static void state_changed(Notifier *n, void *data)
         session = SESSION_ON;
         pvdirty_vm.answered_all_dirty = 0;
         pvdirty_vm.last_pass_pages = 0;
+        reset_rest();
+        pvdirty_devices_let_go(true);
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, true);
         if (pvdirty_oracle_enabled()) {
             pvdirty_oracle_session();
@@ -109,8 +159,10 @@ static void state_changed(Notifier *n, void *data)
     } else if (migration_has_finished(s)) {
         /* RAM must stay as it was sent while the VM is stopped. */
         session = SESSION_OVER;
+        pvdirty_devices_let_go(false);
     } else if (migration_has_failed(s)) {
         session = SESSION_NONE;
+        pvdirty_devices_let_go(false);
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         pvdirty_vm_refresh();
     }
@@ -225,7 +277,11 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
                                              threshold);
     char why[MESSAGE_LEN];
 
+    set_rest(&round, threshold);
     *precopy_only += round.pending_bytes;
+    if (round.awaits_device) {
+        *precopy_only += MAX(threshold, 1);
+    }
     if (round.fail) {
         qemu_mutex_lock_iothread();
         pvd_why_failing(pvdirty_vm.domain, &policy, ram, why, sizeof(why));

@@ -124,5 +124,6 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id,
     pvdirty_port_register();
     pvdirty_untracked_register();
     pvdirty_vm_init(&policy);
+    pvdirty_operator_init();
     return 0;
 }

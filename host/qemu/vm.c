@@ -1,18 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Glue between the VM and libpvdirty's domain: guest RAM, the global dirty
- * log, covered devices.
+ * log, ports.
  */
 #include "qemu/osdep.h"
 #include "exec/address-spaces.h"
 #include "exec/cpu-common.h"
 #include "hw/boards.h"
 #include "hw/pci/pci.h"
-#include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
-#include "hw/qdev-core.h"
-#include "migration/misc.h"
-#include "migration/ram.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
 #include "qemu/thread.h"
@@ -25,8 +21,6 @@ PVDirtyVM pvdirty_vm = {
     .ports = QTAILQ_HEAD_INITIALIZER(pvdirty_vm.ports),
 };
 
-/* PCIDevice -> struct pvd_device, of the devices below our ports. */
-static GHashTable *covered;
 /* What region_add and region_nop have said since begin. */
 static GArray *next_ram;
 
@@ -239,8 +233,6 @@ static void vmm_ram_written(void *opaque, uint64_t gpa, uint64_t len)
     set_dirty(gpa, len);
 }
 
-/* ---- covered devices ---- */
-
 static int vmm_device_rid(void *opaque, void *device_opaque)
 {
     PCIDevice *dev = device_opaque;
@@ -254,53 +246,6 @@ static const struct pvd_vmm_ops vmm_ops = {
     .ram_release = vmm_ram_release,
     .ram_written = vmm_ram_written,
     .device_rid = vmm_device_rid,
-};
-
-/* The port above a device, at any height, or NULL. */
-static PVDirtyPort *port_above(PCIDevice *dev)
-{
-    PCIDevice *up;
-
-    for (up = pci_get_bus(dev)->parent_dev; up;
-         up = pci_get_bus(up)->parent_dev) {
-        Object *o = object_dynamic_cast(OBJECT(up), TYPE_PVDIRTY_ROOT_PORT);
-
-        if (o) {
-            return PVDIRTY_ROOT_PORT(o);
-        }
-    }
-    return NULL;
-}
-
-static void device_realized(DeviceListener *listener, DeviceState *dev)
-{
-    PCIDevice *pci = (PCIDevice *)object_dynamic_cast(OBJECT(dev),
-                                                      TYPE_PCI_DEVICE);
-    PVDirtyPort *p = pci && !PCI_DEVICE_GET_CLASS(pci)->is_bridge
-                         ? port_above(pci) : NULL;
-
-    if (p && p->port) {
-        const char *name = dev->id ? dev->id : object_get_typename(OBJECT(dev));
-
-        g_hash_table_insert(covered, pci, pvd_device_add(p->port, name, pci));
-        pvdirty_vm_refresh();
-    }
-}
-
-static void device_unrealized(DeviceListener *listener, DeviceState *dev)
-{
-    struct pvd_device *d = g_hash_table_lookup(covered, dev);
-
-    if (d) {
-        g_hash_table_remove(covered, dev);
-        pvd_device_remove(d);
-        pvdirty_vm_refresh();
-    }
-}
-
-static DeviceListener device_listener = {
-    .realize = device_realized,
-    .unrealize = device_unrealized,
 };
 
 /* ---- ports ---- */
@@ -331,16 +276,11 @@ void pvdirty_vm_add_port(PVDirtyPort *p)
     QTAILQ_INSERT_TAIL(&pvdirty_vm.ports, p, next);
 }
 
-static gboolean device_below(gpointer key, gpointer value, gpointer port)
-{
-    return port_above(key) == port;
-}
-
 void pvdirty_vm_remove_port(PVDirtyPort *p)
 {
     QTAILQ_REMOVE(&pvdirty_vm.ports, p, next);
     /* pvd_port_free() forgets the devices; so must we. */
-    g_hash_table_foreach_remove(covered, device_below, p);
+    pvdirty_devices_forget(p);
     pvd_port_free(p->port);
     p->port = NULL;
     pvdirty_vm_refresh();
@@ -459,10 +399,7 @@ static void log_sync(MemoryListener *listener)
 
 static void after_sync(MemoryListener *listener)
 {
-    if (pvdirty_migrate_final()) {
-        pvdirty_vm.last_pass_pages = ram_bytes_remaining() >>
-                                     PVDIRTY_PAGE_SHIFT;
-    }
+    pvdirty_migrate_synced();
 }
 
 static MemoryListener vm_listener = {
@@ -495,10 +432,9 @@ void pvdirty_vm_init(const struct pvd_policy *policy)
     pvdirty_vm.policy = *policy;
     pvdirty_vm.ram = ram_array_new();
     pvdirty_vm.domain = pvd_domain_new(&vmm_ops, NULL, 1);
-    covered = g_hash_table_new(NULL, NULL);
     qemu_thread_get_self(&main_loop);
     memory_listener_register(&vm_listener, &address_space_memory);
-    device_listener_register(&device_listener);
+    pvdirty_devices_init();
     qemu_add_vm_change_state_handler(vm_state_changed, NULL);
     pvdirty_migrate_init();
     pvdirty_tcg_init();

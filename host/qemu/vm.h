@@ -89,6 +89,21 @@ void pvdirty_ram_set_all_dirty(void);
 /* Bytes of guest RAM in pvdirty_vm.ram. */
 uint64_t pvdirty_vm_ram_bytes(void);
 
+/* devices.c: covered devices. */
+void pvdirty_devices_init(void);
+/* A port goes, and what is below it. */
+void pvdirty_devices_forget(PVDirtyPort *p);
+/*
+ * A migration begins: what it waits for may be unplugged meanwhile, as stock
+ * QEMU does not allow. Or it is over: nothing is waited for any more.
+ */
+void pvdirty_devices_let_go(bool migrating);
+
+/* operator.c: /pvdirty, what an operator sees and sets. */
+void pvdirty_operator_init(void);
+/* Its "devices" and "hold-for" are devices.c's. */
+void pvdirty_devices_class_init(ObjectClass *oc);
+
 /* migrate.c: the migration stream, refusals, pending bytes. */
 void pvdirty_migrate_init(void);
 void pvdirty_migrate_refresh(void);
@@ -98,6 +113,17 @@ bool pvdirty_migrate_final(void);
 bool pvdirty_migrate_all_dirty(void);
 int pvdirty_migrate_pre_save(PVDirtyPort *p);
 void pvdirty_migrate_set_ram_bytes(uint64_t bytes);
+/* The dirty log has been read, and taken over by whoever asked. */
+void pvdirty_migrate_synced(void);
+
+/* How far the migration is from its end, as of its last round. */
+typedef struct PVDirtyRest {
+    bool holding;   /* it waits for a device to go */
+    bool converged; /* without waiting, it would end */
+    uint64_t bytes; /* dirty and in flight at the last sync */
+    uint64_t threshold; /* bytes that the VM may be stopped for */
+} PVDirtyRest;
+PVDirtyRest pvdirty_migrate_rest(void);
 
 /* tcg.c: what stock QEMU 7.2 needs under TCG. */
 void pvdirty_tcg_init(void);

@@ -9,9 +9,8 @@
 
 namespace pvdirty {
 
-std::string Device::label() const {
-    return name_ + " (below " + port_.name() + ")";
-}
+Device::Device(Port& port, const std::string& name, RidFunction rid)
+    : port_(&port), label_(name + " (below " + port.name() + ")"), rid_(std::move(rid)) {}
 
 Port::Port(Domain& domain, std::string name, std::uint32_t host_features)
     : domain_(domain), name_(std::move(name)), capability_(host_features, domain.id()) {}
@@ -79,15 +78,56 @@ void Domain::remove_port(Port& port) {
         latch(port.name_ + ": was unplugged while pages were logged");
         port.leave();
     }
-    devices_.remove_if([&](const Device& device) { return &device.port() == &port; });
+    devices_.remove_if([&](Device& device) {
+        const bool below = &device.port() == &port;
+        hold_for(device, device.held_for_ && !below);
+        return below;
+    });
     ports_.remove_if([&](const Port& other) { return &other == &port; });
 }
 
-Device& Domain::add_device(Port& port, std::string name, RidFunction rid) {
-    Device& device = devices_.emplace_back(port, std::move(name), std::move(rid));
+Device& Domain::add_device(Port& port, const std::string& name, RidFunction rid) {
+    Device& device = devices_.emplace_back(port, name, std::move(rid));
     exposed_ = true;
     latch(device.label() + ": plugged in while pages were logged");
     return device;
+}
+
+void Domain::remove_device(Device& device) {
+    const auto same = [&](const Device& other) { return &other == &device; };
+    if (std::any_of(devices_.begin(), devices_.end(), same)) {
+        unplug_device(device);
+    }
+    hold_for(device, false);
+    unplugged_.remove_if(same);
+}
+
+void Domain::set_migratable(Device& device, bool migratable) noexcept {
+    device.migratable_ = migratable;
+}
+
+void Domain::hold_for(Device& device, bool hold) noexcept {
+    if (std::exchange(device.held_for_, hold) != hold) {
+        held_.fetch_add(hold ? 1U : -1U, std::memory_order_relaxed);
+    }
+}
+
+const Device* Domain::unmigratable() const noexcept {
+    const auto found = std::find_if(devices_.begin(), devices_.end(), [](const Device& device) {
+        return !device.migratable_ && !device.held_for_;
+    });
+    return found != devices_.end() ? &*found : nullptr;
+}
+
+const Device* Domain::in_the_way() const noexcept {
+    for (const auto* list : {&devices_, &unplugged_}) {
+        for (const Device& device : *list) {
+            if (device.held_for_ || (!device.migratable_ && list == &devices_)) {
+                return &device;
+            }
+        }
+    }
+    return nullptr;
 }
 
 void Domain::ram_removed(std::uint64_t gpa, std::uint64_t len) {

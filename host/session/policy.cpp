@@ -27,6 +27,10 @@ std::string size_text(std::uint64_t bytes) {
                                              : std::to_string(bytes >> 20) + " MiB";
 }
 
+std::string still_there(const Device& device) {
+    return device.label() + ": is still there, and was to be taken out before the end";
+}
+
 constexpr std::uint64_t all = UINT64_MAX; // of Domain::pending()
 
 } // namespace
@@ -52,6 +56,10 @@ std::string Policy::too_much(const std::string& why, std::uint64_t ram_bytes) co
 }
 
 std::optional<std::string> Policy::why_blocked(const Domain& domain) const {
+    if (const Device* device = domain.unmigratable()) {
+        return device->label() + ": its state cannot be migrated; unplug it, or have it taken out "
+                                 "before the end (pvdirty migrate --policy unplug)";
+    }
     if (blind || on_incomplete == OnIncomplete::all_dirty) {
         return std::nullopt;
     }
@@ -102,7 +110,10 @@ Round Policy::round(const Domain& domain, std::uint64_t ram_bytes,
      * all of RAM fits in would let the migration end.
      */
     const std::uint64_t bytes = pending == all ? 0 : pending << PVDIRTY_PAGE_SHIFT;
-    return {.pending_bytes = bytes, .hold = bytes != 0 && bytes >= threshold};
+    const bool awaits_device = domain.holding();
+    return {.pending_bytes = bytes,
+            .hold = awaits_device || (bytes != 0 && bytes >= threshold),
+            .awaits_device = awaits_device};
 }
 
 std::string Policy::why_failing(const Domain& domain, std::uint64_t ram_bytes) const {
@@ -120,17 +131,23 @@ std::string Policy::why_failing(const Domain& domain, std::uint64_t ram_bytes) c
 }
 
 FinalVerdict Policy::final_pass(const Domain& domain, std::uint64_t ram_bytes) const {
-    const std::uint64_t pending = domain.pending();
-    if (over(pending, ram_bytes)) {
-        return {FinalPass::fail, why_failing(domain, ram_bytes)};
+    if (const Device* device = domain.in_the_way()) {
+        return {FinalPass::fail, still_there(*device)};
     }
-    if (pending != all || blind) {
+    if (auto why = why_failing(domain, ram_bytes); !why.empty()) {
+        return {FinalPass::fail, std::move(why)};
+    }
+    if (domain.pending() != all || blind) {
         return {};
     }
     return {FinalPass::all_dirty, "all RAM is sent while the VM is stopped: " + domain.latched()};
 }
 
 Verdict Policy::may_save(const Domain& domain, std::uint64_t ram_bytes, bool final) const {
+    const bool in_session = final && domain.in_session();
+    if (const Device* device = in_session ? domain.in_the_way() : nullptr) {
+        return {false, still_there(*device)};
+    }
     if (blind) {
         return {};
     }
@@ -138,7 +155,7 @@ Verdict Policy::may_save(const Domain& domain, std::uint64_t ram_bytes, bool fin
         return {false, "only a pre-copy migration can be right with a device below a port; "
                        "unplug it first"};
     }
-    if (final && domain.in_session()) {
+    if (in_session) {
         if (auto why = why_failing(domain, ram_bytes); !why.empty()) {
             return {false, std::move(why)};
         }

@@ -100,6 +100,12 @@ std::optional<std::string> Domain::why_log_incomplete(const View& view) const {
     return std::nullopt;
 }
 
+std::optional<std::string> Domain::why_untracked(const Device& device) const {
+    const View now = view();
+    auto why = why_untracked(device, device.rid_(), now);
+    return why ? why : why_log_incomplete(now);
+}
+
 std::optional<std::string> Domain::why_incomplete() const {
     if (devices_.empty()) {
         return std::nullopt;
@@ -143,7 +149,7 @@ void Domain::look() {
     }
 }
 
-void Domain::remove_device(Device& device) {
+void Domain::unplug_device(Device& device) {
     /*
      * Its marks and counters stay in the log, so its writes are not lost if it was tracked to its
      * end. By now the guest may have freed its entry, and the VMM its routing id.
@@ -156,7 +162,10 @@ void Domain::remove_device(Device& device) {
     } else if (now.gaps != gaps_seen_) {
         latch(device.label() + ": was not tracked for a while before it was removed");
     }
-    devices_.remove_if([&](const Device& other) { return &other == &device; });
+    const auto at = std::find_if(devices_.begin(), devices_.end(),
+                                 [&](const Device& other) { return &other == &device; });
+    unplugged_.splice(unplugged_.end(), devices_, at);
+    device.port_ = nullptr;
 }
 
 bool Domain::logging() const noexcept {

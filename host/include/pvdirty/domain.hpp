@@ -32,20 +32,26 @@ using RidFunction = std::function<int()>;
 /** A covered PCI function. */
 class Device {
 public:
-    Device(Port& port, std::string name, RidFunction rid)
-        : port_(port), name_(std::move(name)), rid_(std::move(rid)) {}
+    Device(Port& port, const std::string& name, RidFunction rid);
 
-    [[nodiscard]] Port& port() const noexcept { return port_; }
+    /** Not once it is unplugged. */
+    [[nodiscard]] Port& port() const noexcept { return *port_; }
     /** The device and its port, for messages. */
-    [[nodiscard]] std::string label() const;
+    [[nodiscard]] const std::string& label() const noexcept { return label_; }
+    /** Can the VMM save its state? */
+    [[nodiscard]] bool migratable() const noexcept { return migratable_; }
+    /** Does the migration's end wait until it has gone? */
+    [[nodiscard]] bool held_for() const noexcept { return held_for_; }
 
 private:
     friend class Domain;
 
-    Port& port_;
-    std::string name_;
+    Port* port_;
+    std::string label_;
     RidFunction rid_;
     int tracked_rid_ = -1; // at which the last look of this session found it tracked, or -1
+    bool migratable_ = true;
+    bool held_for_ = false;
 };
 
 /** One emulated bridge with the capability. */
@@ -131,13 +137,33 @@ public:
     [[nodiscard]] const std::list<Port>& ports() const noexcept { return ports_; }
     /** Unplugs the port: it leaves the log, its devices are forgotten. */
     void remove_port(Port& port);
-    Device& add_device(Port& port, std::string name, RidFunction rid);
+    Device& add_device(Port& port, const std::string& name, RidFunction rid);
+    /**
+     * It has left its bus, and counts as covered no more. Whatever else the VMM has of it may still
+     * be there, mappings of guest RAM among it, until remove_device().
+     */
+    void unplug_device(Device& device);
+    /** Nothing is left of it; the reference is invalid from now on. */
     void remove_device(Device& device);
+    /** Can the VMM save the device's state? It can, unless it is said here. */
+    void set_migratable(Device& device, bool migratable) noexcept;
+    /** A migration is not to end before the device is removed. */
+    void hold_for(Device& device, bool hold) noexcept;
     /** Guest RAM goes away; drops the log if it uses it. */
     void ram_removed(std::uint64_t gpa, std::uint64_t len);
 
     /** Is there a covered device? */
     [[nodiscard]] bool covers() const noexcept { return !devices_.empty(); }
+    /** Is a device that a migration's end waits for still there? From any thread. */
+    [[nodiscard]] bool holding() const noexcept {
+        return held_.load(std::memory_order_relaxed) != 0;
+    }
+    /** A device whose state cannot be saved, and that no migration would wait for; or null. */
+    [[nodiscard]] const Device* unmigratable() const noexcept;
+    /** A device that must be removed before a migration may end, or null. */
+    [[nodiscard]] const Device* in_the_way() const noexcept;
+    /** Why this device, which is plugged in, is not tracked completely now, or nothing. */
+    [[nodiscard]] std::optional<std::string> why_untracked(const Device& device) const;
     /** Why the log is not complete now, in one line; nothing when it is. */
     [[nodiscard]] std::optional<std::string> why_incomplete() const;
 
@@ -189,7 +215,8 @@ private:
     std::uint32_t id_;
     std::uint32_t max_sections_ = PVDIRTY_MAX_SECTIONS;
     std::list<Port> ports_;
-    std::list<Device> devices_;
+    std::list<Device> devices_;   // on their buses: covered
+    std::list<Device> unplugged_; // and not removed yet
     std::optional<Log> log_;
     std::uint32_t gaps_seen_ = 0;
     std::array<bool, 2> loggers_{};
@@ -197,6 +224,7 @@ private:
     std::string latched_;
     Statistics statistics_;
     std::atomic<std::uint64_t> pending_{0};
+    std::atomic<unsigned> held_{0}; // devices in both lists that are held for
 };
 
 } // namespace pvdirty

@@ -30,7 +30,8 @@ struct Verdict {
 struct Round {
     std::uint64_t pending_bytes = 0; /**< that only the final pass will add */
     bool fail = false;               /**< the migration must fail: Policy::why_failing() */
-    bool hold = false; /**< the final pass would not fit: wait before the next round */
+    bool hold = false;               /**< no end in this round: wait before the next */
+    bool awaits_device = false;      /**< the reason, or one: Domain::holding() */
 };
 
 /** What the final pass has to send. */
@@ -71,7 +72,8 @@ struct Policy {
                                     std::uint64_t ram_bytes) const;
 
     /**
-     * What the final pass will add, as of the last harvest.
+     * What the final pass will add, as of the last harvest. While a device that must leave first is
+     * there, hold is set; a VMM then must not end the migration, whatever else is pending.
      * @param threshold bytes that the VMM would send with the VM stopped
      */
     [[nodiscard]] Round round(const Domain& domain, std::uint64_t ram_bytes,

@@ -102,6 +102,9 @@ const uint8_t* pvd_port_config(const struct pvd_port* p) PVD_NOEXCEPT;
 void pvd_port_config_write(struct pvd_port* p, uint32_t offset, uint32_t value,
                            uint32_t len) PVD_NOEXCEPT;
 
+/** Has the guest registered the port, and does the host still take it so? */
+bool pvd_port_registered(const struct pvd_port* p) PVD_NOEXCEPT;
+
 /** System or bus reset: the port unregisters. */
 void pvd_port_reset(struct pvd_port* p) PVD_NOEXCEPT;
 
@@ -119,7 +122,23 @@ void pvd_port_enumerated(struct pvd_port* p) PVD_NOEXCEPT;
  * @opaque: handed to device_rid()
  */
 struct pvd_device* pvd_device_add(struct pvd_port* p, const char* name, void* opaque) PVD_NOEXCEPT;
+/**
+ * The device has left its bus, and is no longer covered. The VMM may still have
+ * guest RAM mapped for it, until pvd_device_remove().
+ */
+void pvd_device_unplugged(struct pvd_device* dev) PVD_NOEXCEPT;
+/** Nothing is left of the device; pvd_device_unplugged() is implied. Frees it. */
 void pvd_device_remove(struct pvd_device* dev) PVD_NOEXCEPT;
+/**
+ * The VMM cannot save the device's state (true at first: it can). Without
+ * pvd_device_hold(), no migration starts while it is plugged in.
+ */
+void pvd_device_set_migratable(struct pvd_device* dev, bool migratable) PVD_NOEXCEPT;
+/**
+ * A migration is not to end before the device is removed: rounds say hold, and
+ * one that ends nevertheless fails.
+ */
+void pvd_device_hold(struct pvd_device* dev, bool hold) PVD_NOEXCEPT;
 
 /** Guest RAM goes away; the log is dropped if it lies in it. */
 void pvd_ram_removed(struct pvd_domain* d, uint64_t gpa, uint64_t len) PVD_NOEXCEPT;
@@ -133,6 +152,9 @@ void pvd_ram_removed(struct pvd_domain* d, uint64_t gpa, uint64_t len) PVD_NOEXC
  *       may be NULL
  */
 bool pvd_domain_complete(struct pvd_domain* d, char* why, size_t why_len) PVD_NOEXCEPT;
+
+/** The same for one device, which must be plugged in. */
+bool pvd_device_tracked(const struct pvd_device* dev, char* why, size_t why_len) PVD_NOEXCEPT;
 
 /* ---- logging and sessions ------------------------------------------------- */
 
@@ -264,7 +286,8 @@ bool pvd_may_start(const struct pvd_domain* d, const struct pvd_policy* policy,
 struct pvd_round {
     uint64_t pending_bytes; /* that only the final pass will add */
     bool fail;              /* the migration must fail: pvd_why_failing() */
-    bool hold;              /* the final pass would not fit: wait before the next */
+    bool hold;              /* no end in this round, and wait before the next */
+    bool awaits_device;     /* hold: a device of pvd_device_hold() is there */
 };
 
 /**

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Covered devices: the PCI functions below our ports, from realize to the end
+ * of the object. Between unrealize and that end a device has left its bus, but
+ * not the VM: VFIO, for one, unmaps guest RAM from the IOMMU last.
+ *
+ * A device whose state QEMU cannot save makes QEMU refuse every migration. For
+ * the covered ones the library answers instead: it lets a migration start that
+ * waits until they are gone, and no other.
+ */
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "hw/pci/pci.h"
+#include "hw/pci/pci_bridge.h"
+#include "hw/pci/pci_bus.h"
+#include "hw/qdev-core.h"
+#include "migration/misc.h"
+#include "migration/vmstate.h"
+#include "qapi/error.h"
+#include "qapi/qmp/qdict.h"
+#include "qapi/qmp/qlist.h"
+#include "qapi/visitor.h"
+#include "qemu/main-loop.h"
+#include "vm.h"
+
+typedef struct Covered {
+    PCIDevice *pci;
+    struct pvd_device *device; /* NULL when its port has gone before it */
+    char *id;                  /* or QOM path */
+    char *port;
+    QDict *add;                /* what device_add needs for another one; or NULL */
+    bool migratable;
+    bool unplugged;            /* unrealized, not finalized yet */
+    bool hold;
+    QTAILQ_ENTRY(Covered) next;
+} Covered;
+
+static QTAILQ_HEAD(, Covered) covered = QTAILQ_HEAD_INITIALIZER(covered);
+
+/* ---- coming and going ---- */
+
+/* The port above a device, at any height, or NULL. */
+static PVDirtyPort *port_above(PCIDevice *dev)
+{
+    PCIDevice *up;
+
+    for (up = pci_get_bus(dev)->parent_dev; up;
+         up = pci_get_bus(up)->parent_dev) {
+        Object *o = object_dynamic_cast(OBJECT(up), TYPE_PVDIRTY_ROOT_PORT);
+
+        if (o) {
+            return PVDIRTY_ROOT_PORT(o);
+        }
+    }
+    return NULL;
+}
+
+static QDict *device_add_arguments(DeviceState *dev)
+{
+    QDict *add;
+
+    if (!dev->opts) {
+        return NULL; /* made by another device, not by the operator */
+    }
+    add = qdict_clone_shallow(dev->opts);
+    qdict_put_str(add, "driver", object_get_typename(OBJECT(dev)));
+    qdict_put_str(add, "bus", dev->parent_bus->name);
+    if (dev->id) {
+        qdict_put_str(add, "id", dev->id);
+    }
+    return add;
+}
+
+/*
+ * The vmstate of a device is registered after the listeners have heard of it.
+ * Without it QEMU does not refuse; pvd_may_migrate() does.
+ */
+static void drop_unmigratable_states(void *opaque)
+{
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        if (!c->migratable) {
+            vmstate_unregister(VMSTATE_IF(c->pci),
+                               qdev_get_vmsd(DEVICE(c->pci)), c->pci);
+        }
+    }
+}
+
+/* The object ends, with the next thing that it does. */
+static void covered_finalized(Object *o, const char *name, void *opaque)
+{
+    Covered *c = opaque;
+
+    if (c->device) {
+        pvd_device_remove(c->device);
+    }
+    QTAILQ_REMOVE(&covered, c, next);
+    qobject_unref(c->add);
+    g_free(c->id);
+    g_free(c->port);
+    g_free(c);
+    pvdirty_vm_refresh();
+}
+
+static void device_realized(DeviceListener *listener, DeviceState *dev)
+{
+    PCIDevice *pci = (PCIDevice *)object_dynamic_cast(OBJECT(dev),
+                                                      TYPE_PCI_DEVICE);
+    PVDirtyPort *p = pci && !PCI_DEVICE_GET_CLASS(pci)->is_bridge
+                         ? port_above(pci) : NULL;
+    const VMStateDescription *vmsd = qdev_get_vmsd(dev);
+    Covered *c;
+
+    if (!p || !p->port) {
+        return;
+    }
+    c = g_new0(Covered, 1);
+    c->pci = pci;
+    c->id = dev->id ? g_strdup(dev->id)
+                    : object_get_canonical_path(OBJECT(dev));
+    c->port = g_strdup(DEVICE(p)->id ? DEVICE(p)->id : PCI_DEVICE(p)->name);
+    c->add = device_add_arguments(dev);
+    c->migratable = !vmsd || !vmsd->unmigratable;
+    c->device = pvd_device_add(p->port,
+                               dev->id ? dev->id
+                                       : object_get_typename(OBJECT(dev)),
+                               pci);
+    pvd_device_set_migratable(c->device, c->migratable);
+    QTAILQ_INSERT_TAIL(&covered, c, next);
+    /* Its release is the only word of an object's end. */
+    object_property_add(OBJECT(dev), "pvdirty-covered", "bool", NULL, NULL,
+                        covered_finalized, c);
+    if (!c->migratable) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(),
+                                drop_unmigratable_states, NULL);
+    }
+    pvdirty_vm_refresh();
+}
+
+static void device_unrealized(DeviceListener *listener, DeviceState *dev)
+{
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        if (DEVICE(c->pci) == dev && !c->unplugged) {
+            c->unplugged = true;
+            if (c->device) {
+                pvd_device_unplugged(c->device);
+            }
+            pvdirty_vm_refresh();
+        }
+    }
+}
+
+static DeviceListener device_listener = {
+    .realize = device_realized,
+    .unrealize = device_unrealized,
+};
+
+void pvdirty_devices_forget(PVDirtyPort *p)
+{
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        if (c->device && !c->unplugged && port_above(c->pci) == p) {
+            c->device = NULL;
+        }
+    }
+}
+
+void pvdirty_devices_init(void)
+{
+    device_listener_register(&device_listener);
+}
+
+/* ---- waiting for them ---- */
+
+static void set_hold(Covered *c, bool hold)
+{
+    c->hold = hold;
+    if (c->device) {
+        pvd_device_hold(c->device, hold);
+    }
+}
+
+void pvdirty_devices_let_go(bool migrating)
+{
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        DEVICE(c->pci)->allow_unplug_during_migration = migrating && c->hold;
+        if (!migrating) {
+            set_hold(c, false);
+        }
+    }
+}
+
+static Covered *plugged(const char *id)
+{
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        if (!c->unplugged && c->device && !strcmp(c->id, id)) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static void set_hold_for(Object *o, const char *value, Error **errp)
+{
+    g_auto(GStrv) ids = g_strsplit(value, ",", -1);
+    Covered *c;
+
+    if (!migration_is_idle()) {
+        error_setg(errp, "pvdirty: a migration is running");
+        return;
+    }
+    for (char **id = ids; *id; id++) {
+        if (!plugged(*id)) {
+            error_setg(errp, "pvdirty: '%s' is no device below a port", *id);
+            return;
+        }
+    }
+    QTAILQ_FOREACH(c, &covered, next) {
+        set_hold(c, !c->unplugged &&
+                    g_strv_contains((const char *const *)ids, c->id));
+    }
+    pvdirty_vm_refresh();
+}
+
+static char *get_hold_for(Object *o, Error **errp)
+{
+    GString *ids = g_string_new(NULL);
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        if (c->hold) {
+            g_string_append_printf(ids, "%s%s", ids->len ? "," : "", c->id);
+        }
+    }
+    return g_string_free(ids, false);
+}
+
+/* ---- what there is ---- */
+
+static QDict *describe(const Covered *c)
+{
+    QDict *d = qdict_new();
+    char why[256] = "its port is gone";
+    bool tracked = false;
+
+    if (c->unplugged) {
+        g_strlcpy(why, "unplugged", sizeof(why));
+    } else if (c->device) {
+        tracked = pvd_device_tracked(c->device, why, sizeof(why));
+    }
+    qdict_put_str(d, "id", c->id);
+    qdict_put_str(d, "port", c->port);
+    qdict_put_str(d, "type", object_get_typename(OBJECT(c->pci)));
+    qdict_put_bool(d, "migratable", c->migratable);
+    qdict_put_bool(d, "tracked", tracked);
+    qdict_put_str(d, "why", tracked ? "" : why);
+    qdict_put_str(d, "state", c->unplugged ? "leaving" : "plugged");
+    qdict_put_bool(d, "hold", c->hold);
+    if (c->add) {
+        qdict_put(d, "device-add", qobject_ref(c->add));
+    } else {
+        qdict_put_null(d, "device-add");
+    }
+    return d;
+}
+
+static void get_devices(Object *o, Visitor *v, const char *name, void *opaque,
+                        Error **errp)
+{
+    g_autoptr(QList) list = qlist_new();
+    QObject *any = QOBJECT(list);
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        qlist_append(list, describe(c));
+    }
+    visit_type_any(v, name, &any, errp);
+}
+
+void pvdirty_devices_class_init(ObjectClass *oc)
+{
+    object_class_property_add(oc, "devices", "any", get_devices, NULL, NULL,
+                              NULL);
+    object_class_property_set_description(oc, "devices",
+        "covered devices, until nothing is left of them");
+    object_class_property_add_str(oc, "hold-for", get_hold_for, set_hold_for);
+    object_class_property_set_description(oc, "hold-for",
+        "ids of covered devices, with commas, that must have been unplugged "
+        "and be gone before the next migration ends");
+}
