@@ -140,6 +140,18 @@ PVDirtyRest pvdirty_migrate_rest(void)
 
 /* ---- the session ---- */
 
+/*
+ * A background snapshot that is refused at its setup goes on for a while in
+ * QEMU, which then leaves the VM paused. Its own resume is for one that starts.
+ */
+static void resume_after_refusal(const MigrationState *s)
+{
+    if (failed && migrate_background_snapshot() && s->vm_was_running &&
+        runstate_check(RUN_STATE_PAUSED)) {
+        vm_start();
+    }
+}
+
 static void state_changed(Notifier *n, void *data)
 {
     MigrationState *s = data;
@@ -148,6 +160,7 @@ static void state_changed(Notifier *n, void *data)
         /* The previous session may wait for the VM to run again. */
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         session = SESSION_ON;
+        failed = false;
         pvdirty_vm.answered_all_dirty = 0;
         pvdirty_vm.last_pass_pages = 0;
         reset_rest();
@@ -165,6 +178,7 @@ static void state_changed(Notifier *n, void *data)
         pvdirty_devices_let_go(false);
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         pvdirty_vm_refresh();
+        resume_after_refusal(s);
     }
 }
 

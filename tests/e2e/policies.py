@@ -242,6 +242,13 @@ def final_limit() -> None:
         expect(vm.call("query-status")["status"] == "running", "the source does not run")
 
 
+def _wait_running(vm: Vm) -> None:
+    deadline = time.monotonic() + 30
+    while (state := vm.call("query-status")["status"]) != "running":
+        expect(time.monotonic() < deadline, f"refused, and the source is {state}")
+        time.sleep(0.05)
+
+
 def _savevm(vm: Vm, command: str = "savevm one") -> str:
     said: str = vm.call("human-monitor-command", **{"command-line": command})
     print(f"{command}: {said}", flush=True)
@@ -274,6 +281,7 @@ def only_pre_copy() -> None:
         for capability, name in (
             ("postcopy-ram", "post-copy"),
             ("background-snapshot", "a background snapshot"),
+            ("x-colo", "COLO"),
         ):
             change = [{"capability": capability, "state": True}]
             try:
@@ -284,6 +292,7 @@ def only_pre_copy() -> None:
                 continue
             vm.call("migrate", uri=TO_NOWHERE)
             _expect_failed(vm, f"{name} cannot be right")
+            _wait_running(vm)
             change[0]["state"] = False
             vm.call("migrate-set-capabilities", capabilities=change)
         # After all these refusals a pre-copy is as good as before.
