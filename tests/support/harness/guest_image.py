@@ -29,7 +29,7 @@ def disk_content() -> Path:
     return BUILD / "guest" / "disk.img"
 
 
-def _module_order(modules: Path, names: Iterable[str]) -> list[Path]:
+def module_order(modules: Path, names: Iterable[str]) -> list[Path]:
     """Modules below lib/modules/<release> by their names, dependencies first."""
     depends: dict[str, list[str]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
@@ -85,7 +85,7 @@ def _disk() -> None:
     partial.rename(path)
 
 
-def _copy_module(source: Path, target: Path) -> None:
+def copy_module(source: Path, target: Path) -> None:
     if source.suffix == ".xz":
         target.write_bytes(lzma.decompress(source.read_bytes()))
     else:
@@ -125,11 +125,11 @@ def build(version: str) -> None:
         os.chmod(root / "init", 0o755)
         for order, wanted in (("order", DRIVERS), ("button-order", BUTTON)):
             names = []
-            for module in _module_order(modules, wanted):
+            for module in module_order(modules, wanted):
                 names.append(re.sub(r"\.xz$", "", module.name))
-                _copy_module(module, root / "modules" / names[-1])
+                copy_module(module, root / "modules" / names[-1])
             (root / "modules" / order).write_text("".join(n + "\n" for n in names))
-        _copy_module(pvdirty, root / "modules" / "pvdirty.ko")
+        copy_module(pvdirty, root / "modules" / "pvdirty.ko")
         archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
         command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)
         Path(f"{out}.new").rename(out)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""The outer VM: under TCG it has AMD's SVM and an IOMMU, so real KVM and real VFIO run inside.
+
+It sees the host's files read-only, runs one script and hands back its output and exit code.
+"""
+
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "tests" / "support"))
+
+from harness import guest_image, rundir  # noqa: E402
+from harness.base import (  # noqa: E402
+    BUILD,
+    EXIT_TIMEOUT,
+    HarnessError,
+    command,
+    die_with_parent,
+    kill_group,
+    last_lines,
+)
+
+MODULES = ("kvm_amd", "vfio_pci", "virtio_pci", "9pnet_virtio", "9p")
+INIT = Path(__file__).with_name("init")
+# What a process inside may write to; gone with the VM.
+WRITABLE = (Path("/tmp"), Path("/run"), rundir.RUNS)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """An outer VM's size and the PCI devices that can be assigned inside."""
+
+    kernel: str = "6.1"
+    memory_mib: int = 2560
+    cpus: int = 2
+    devices: tuple[str, ...] = ()  # QEMU's arguments, the PCI address among them
+    timeout: float = 600.0
+
+    def command_line(self, initrd: Path, out: Path) -> list[str]:
+        """QEMU's arguments. The first serial line is the console, the second the script's."""
+        # With pass-through mode outside of VFIO, the outer kernel's own devices are as fast as ever.
+        append = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off intel_iommu=on iommu=pt "
+        append += f"outer.writable={':'.join(map(str, WRITABLE))} outer.out={out}"
+        argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt"]
+        argv += ["-machine", "q35,kernel-irqchip=split", "-smp", str(self.cpus)]
+        argv += ["-m", f"{self.memory_mib}M"]
+        argv += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        argv += ["-kernel", str(BUILD / "kernels" / self.kernel / "vmlinuz")]
+        argv += ["-initrd", str(initrd), "-append", append]
+        argv += ["-serial", "file:console.log", "-serial", "stdio"]
+        share = "security_model=none,multidevs=remap"
+        argv += ["-virtfs", f"local,path=/,mount_tag=host,readonly=on,{share}"]
+        argv += ["-virtfs", f"local,path={out},mount_tag=out,{share}"]
+        return [*argv, *self.devices]
+
+
+def initrd(kernel: str) -> Path:
+    """Builds the outer VM's initramfs if it is not current, and returns it."""
+    out = BUILD / "guest" / kernel / "outer.cpio"
+    unpacked = BUILD / "kernels" / kernel
+    release = (unpacked / ".stamp").read_text()
+    ingredients = [guest_image.BUSYBOX, INIT, Path(__file__), unpacked / ".stamp"]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in ingredients)).hexdigest()
+    stamp = out.with_suffix(".stamp")
+    if out.exists() and stamp.exists() and stamp.read_text() == digest:
+        return out
+    log = f"outer-{kernel}.log"
+    command("depmod", ["/sbin/depmod", "-b", unpacked, release], log)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        root = Path(scratch)
+        (root / "bin").mkdir()
+        (root / "modules").mkdir()
+        (root / "dev").mkdir()
+        shutil.copy(guest_image.BUSYBOX, root / "bin" / "busybox")
+        (root / "bin" / "sh").symlink_to("busybox")
+        shutil.copy(INIT, root / "init")
+        (root / "init").chmod(0o755)
+        names = []
+        for module in guest_image.module_order(unpacked / "lib/modules" / release, MODULES):
+            names.append(module.name.removesuffix(".xz"))
+            guest_image.copy_module(module, root / "modules" / names[-1])
+        (root / "modules" / "order").write_text("".join(n + "\n" for n in names))
+        archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
+        command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)
+    Path(f"{out}.new").rename(out)
+    stamp.write_text(digest)
+    return out
+
+
+def run(outer: Outer, argv: Sequence[str], quiet: bool = False) -> int:
+    """Runs a command inside; returns its exit code.
+
+    Its output goes to stdout as it comes. Without an exit code (the VM crashed, or took too long)
+    it is a HarnessError.
+    """
+    image = initrd(outer.kernel)
+    with rundir.RunDir("outer", keep=False) as directory:
+        # Mount points must exist where the host's files are read-only.
+        out = directory.path / "out"
+        out.mkdir()
+        line = " ".join(shlex.quote(a) for a in argv)
+        (out / "command").write_text(f"cd {shlex.quote(os.getcwd())} && exec {line}\n")
+        with (directory.path / "qemu.log").open("wb") as log:
+            process = subprocess.Popen(
+                outer.command_line(image, out),
+                cwd=directory.path,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if quiet else None,
+                stderr=log,
+                preexec_fn=die_with_parent(),
+            )
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(outer.timeout)
+            timed_out = process.poll() is None
+        finally:
+            kill_group(process)
+        status = out / "status"
+        if status.exists() and status.read_text().strip():
+            return int(status.read_text())
+        last = [last_lines(directory.path / f"{n}.log") for n in ("console", "qemu")]
+        said = [x for text in last for x in text.splitlines() if " warning: " not in x][-3:]
+        directory.keep = True
+    what = f"took more than {outer.timeout:.0f} s" if timed_out else "ended without an exit code"
+    raise HarnessError(
+        f"the outer VM {what}: {'; '.join(said)} (logs: {directory.kept})",
+        EXIT_TIMEOUT if timed_out else 1,
+    )
