@@ -14,6 +14,8 @@
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
 #include "hw/qdev-core.h"
+#include "hw/vfio/pci.h"
+#include "migration/blocker.h"
 #include "migration/misc.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
@@ -103,6 +105,18 @@ static void covered_finalized(Object *o, const char *name, void *opaque)
     pvdirty_vm_refresh();
 }
 
+/* True if a VFIO device's blocker stood in the way. QEMU itself frees it. */
+static bool drop_vfio_blocker(DeviceState *dev)
+{
+    Object *o = object_dynamic_cast(OBJECT(dev), TYPE_VFIO_PCI);
+    Error *reason = o ? VFIO_PCI(o)->vbasedev.migration_blocker : NULL;
+
+    if (reason) {
+        migrate_del_blocker(reason);
+    }
+    return reason;
+}
+
 static void device_realized(DeviceListener *listener, DeviceState *dev)
 {
     PCIDevice *pci = (PCIDevice *)object_dynamic_cast(OBJECT(dev),
@@ -121,7 +135,7 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
                     : object_get_canonical_path(OBJECT(dev));
     c->port = g_strdup(DEVICE(p)->id ? DEVICE(p)->id : PCI_DEVICE(p)->name);
     c->add = device_add_arguments(dev);
-    c->migratable = !vmsd || !vmsd->unmigratable;
+    c->migratable = !(vmsd && vmsd->unmigratable) && !drop_vfio_blocker(dev);
     c->device = pvd_device_add(p->port,
                                dev->id ? dev->id
                                        : object_get_typename(OBJECT(dev)),

@@ -12,6 +12,7 @@
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_bus.h"
 #include "hw/pci/pcie_port.h"
+#include "hw/vfio/pci.h"
 #include "migration/migration.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-machine.h"
@@ -45,6 +46,7 @@ static const struct {
     { TYPE_BUS, sizeof(BusState) },
     { TYPE_PCI_BUS, sizeof(PCIBus) },
     { TYPE_MACHINE, sizeof(MachineState) },
+    { TYPE_VFIO_PCI, sizeof(VFIOPCIDevice) },
     { TYPE_CPU, sizeof(CPUState) },
     { TYPE_MIGRATION, sizeof(MigrationState) },
 };
