@@ -14,6 +14,7 @@
 #include "sysemu/xen.h"
 #include "qemu/rcu.h"
 #include "sysemu/tcg.h"
+#include "target-only.h"
 #include "vm.h"
 
 QEMU_BUILD_BUG_ON(sizeof(unsigned long) * BITS_PER_BYTE != 64);
@@ -24,6 +25,10 @@ void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len)
 
     pvdirty_tcg_invalidate(ram->mr, offset, len);
     memory_region_set_dirty(ram->mr, offset, len);
+    if (global_dirty_tracking & GLOBAL_DIRTY_DIRTY_RATE) {
+        /* What devices write is part of the rate, as KVM's own log would be. */
+        total_dirty_pages += len >> PVDIRTY_PAGE_SHIFT;
+    }
 }
 
 /* The word of a dirty bitmap that begins with this page. Under RCU. */

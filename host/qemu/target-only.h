@@ -10,6 +10,8 @@
 #include "exec/memory.h"
 #include "hw/core/cpu.h"
 
+/* exec/ram_addr.h; what calc-dirty-rate counts; under the BQL */
+extern uint64_t total_dirty_pages;
 /* exec/exec-all.h */
 void tlb_flush(CPUState *cpu);
 /* exec/translate-all.h; end is not included */
