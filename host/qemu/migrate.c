@@ -17,6 +17,7 @@
 #include "migration/qemu-file-types.h"
 #include "migration/ram.h"
 #include "migration/register.h"
+#include "migration/vmstate.h"
 #include "oracle.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
@@ -26,7 +27,10 @@
 #include "vm.h"
 
 #define STREAM_NAME "pvdirty"
-#define STREAM_VERSION 2
+/* A test builds a plug-in with an older one, to see it refused. */
+#ifndef PVDIRTY_STREAM_VERSION
+#define PVDIRTY_STREAM_VERSION 3
+#endif
 
 /* How long a round of pending may wait: each is a full sync under the BQL. */
 #define HOLD_US 100000
@@ -194,6 +198,62 @@ static void run_state_changed(void *opaque, bool running, RunState state)
 
 /* ---- the stream ---- */
 
+#define PLACE_LEN 256 /* as QEMU's own names of sections */
+
+/* Where a port is, and of which kind: what QEMU will look for at the end. */
+static void get_place(PVDirtyPort *p, char place[PLACE_LEN])
+{
+    g_autofree char *path = vmstate_if_get_id(VMSTATE_IF(p));
+
+    snprintf(place, PLACE_LEN, "%s/%s", path, qdev_get_vmsd(DEVICE(p))->name);
+}
+
+static void put_places(QEMUFile *f)
+{
+    char place[PLACE_LEN];
+    PVDirtyPort *p;
+
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        get_place(p, place);
+        qemu_put_counted_string(f, place);
+    }
+}
+
+static bool have_port_at(const char *place)
+{
+    char ours[PLACE_LEN];
+    PVDirtyPort *p;
+
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        get_place(p, ours);
+        if (!strcmp(ours, place)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* There are as many ports here as at the source: its record has said so. */
+static bool check_places(QEMUFile *f)
+{
+    char place[PLACE_LEN];
+    PVDirtyPort *p;
+
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        if (!qemu_get_counted_string(f, place)) {
+            error_report("pvdirty: the stream does not say where the source's "
+                         "ports are");
+            return false;
+        }
+        if (!have_port_at(place)) {
+            error_report("pvdirty: the source has a port %s, this VM has none "
+                         "there; start it with the same devices", place);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Says why, and makes sure that the stream is never complete. Under the BQL. */
 static void fail(const char *why)
 {
@@ -247,10 +307,11 @@ static int save_setup(QEMUFile *f, void *opaque)
         warn_report("pvdirty: %s", message);
     }
     pvd_stream_save(pvdirty_vm.domain, state);
+    qemu_put_buffer(f, state, sizeof(state));
+    put_places(f);
     if (!locked) {
         qemu_mutex_unlock_iothread();
     }
-    qemu_put_buffer(f, state, sizeof(state));
     return may ? 0 : -EPERM;
 }
 
@@ -263,14 +324,22 @@ static void save_cleanup(void *opaque)
 static int load_state(QEMUFile *f, void *opaque, int version_id)
 {
     uint8_t state[PVD_STREAM_STATE_LEN];
-    size_t len = qemu_get_buffer(f, state, sizeof(state));
     char why[MESSAGE_LEN];
+    size_t len;
 
+    /* QEMU itself refuses newer ones. */
+    if (version_id != PVDIRTY_STREAM_VERSION) {
+        error_report("pvdirty: the source's plug-in writes version %d of the "
+                     "stream, this one reads %d", version_id,
+                     PVDIRTY_STREAM_VERSION);
+        return -EINVAL;
+    }
+    len = qemu_get_buffer(f, state, sizeof(state));
     if (!pvd_stream_load(pvdirty_vm.domain, state, len, why, sizeof(why))) {
         error_report("pvdirty: %s", why);
         return -EINVAL;
     }
-    return 0;
+    return check_places(f) ? 0 : -EINVAL;
 }
 
 /*
@@ -355,7 +424,8 @@ int pvdirty_migrate_pre_save(PVDirtyPort *p)
 
 void pvdirty_migrate_init(void)
 {
-    register_savevm_live(STREAM_NAME, 0, STREAM_VERSION, &stream_ops, NULL);
+    register_savevm_live(STREAM_NAME, 0, PVDIRTY_STREAM_VERSION, &stream_ops,
+                         NULL);
     add_migration_state_change_notifier(&state_notifier);
     qemu_add_vm_change_state_handler(run_state_changed, NULL);
 }

@@ -14,7 +14,7 @@ namespace pvdirty {
 namespace {
 
 constexpr std::uint32_t record_magic = 0x53445650; // "PVDS"
-constexpr std::uint16_t record_version = 1;
+constexpr std::uint16_t record_version = 2;
 
 /* Layout of the record, little-endian. */
 struct Record {
@@ -23,9 +23,10 @@ struct Record {
     std::uint16_t length;
     std::uint32_t features; // in use by the guest, of all ports
     std::uint32_t ports;
-    std::array<std::uint8_t, 16> reserved;
+    std::uint16_t wire_version; // that the ports showed the guest
+    std::array<std::uint8_t, 14> reserved;
 };
-static_assert(sizeof(Record) == stream_state_len && offsetof(Record, reserved) == 16);
+static_assert(sizeof(Record) == stream_state_len && offsetof(Record, reserved) == 18);
 
 std::string hex(std::uint32_t value) {
     std::array<char, 11> text{};
@@ -49,6 +50,7 @@ void save_stream(const Domain& domain, std::span<std::uint8_t, stream_state_len>
     record.length = little_endian(static_cast<std::uint16_t>(sizeof(record)));
     record.features = little_endian(record.features);
     record.ports = little_endian(static_cast<std::uint32_t>(domain.ports().size()));
+    record.wire_version = little_endian<std::uint16_t>(PVDIRTY_VERSION);
     std::memcpy(out.data(), &record, sizeof(record));
 }
 
@@ -74,6 +76,11 @@ tl::expected<void, std::string> check_stream(const Domain& domain,
     if (std::any_of(record.reserved.begin(), record.reserved.end(),
                     [](std::uint8_t byte) { return byte != 0; })) {
         return refuse("has reserved bytes that are set");
+    }
+    // The guest has looked once, and laid out its log for what it saw.
+    if (const unsigned wire = little_endian(record.wire_version); wire != PVDIRTY_VERSION) {
+        return tl::unexpected("the source's ports speak wire version " + std::to_string(wire) +
+                              ", those here " + std::to_string(PVDIRTY_VERSION));
     }
     const std::uint32_t ports = little_endian(record.ports);
     if (const std::size_t here = domain.ports().size(); ports != here) {

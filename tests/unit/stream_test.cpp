@@ -33,7 +33,8 @@ std::string load(const pvdirty::Domain& domain, std::span<const std::uint8_t> re
 TEST_CASE("stream: the layout", "[stream]") {
     Vm vm;
     vm.track();
-    const Record expected = {'P', 'V', 'D', 'S', 1, 0, stream_state_len, 0, 6, 0, 0, 0, 2};
+    const Record expected = {'P', 'V', 'D', 'S', 2, 0, stream_state_len, 0, 6, 0, 0, 0,
+                             2,   0,   0,   0,   1, 0};
     CHECK(save(vm.domain) == expected);
 }
 
@@ -88,15 +89,23 @@ TEST_CASE("stream: bytes that are refused", "[stream]") {
         words = "signature";
     }
     SECTION("version") {
-        record[4] = 2;
-        words = "version 2";
+        record[4] = 1;
+        words = "has version 1, this host reads 2";
     }
     SECTION("length") {
         record[7] = 1;
         words = "288 bytes";
     }
+    SECTION("an older wire version") {
+        record[16] = 0;
+        words = "the source's ports speak wire version 0, those here 1";
+    }
+    SECTION("a newer one") {
+        record[17] = 1;
+        words = "wire version 257";
+    }
     SECTION("reserved bytes") {
-        record[GENERATE(as<std::size_t>{}, 16, 31)] = 1;
+        record[GENERATE(as<std::size_t>{}, 18, 31)] = 1;
         words = "reserved";
     }
     SECTION("features that nobody offers") {

@@ -330,7 +330,7 @@ bool pvd_may_save(const struct pvd_domain* d, const struct pvd_policy* policy, u
 /** Bytes of the record; fixed for a version of the library. */
 #define PVD_STREAM_STATE_LEN 32
 
-/** Source: the number of ports and the features their guest uses. */
+/** Source: the wire version, the number of ports and the features their guest uses. */
 void pvd_stream_save(const struct pvd_domain* d, uint8_t out[PVD_STREAM_STATE_LEN]) PVD_NOEXCEPT;
 
 /**
@@ -338,8 +338,9 @@ void pvd_stream_save(const struct pvd_domain* d, uint8_t out[PVD_STREAM_STATE_LE
  * is taken; pvd_port_load() has the exact check of each port. The bytes are
  * not trusted, any length is safe, and nothing is changed.
  * @why: one line, when it fails
- * @returns false: garbage, an unknown version, other ports, or features that
- *          none of the ports offers; the migration must fail
+ * @returns false: garbage, an unknown version, another wire version, other
+ *          ports, or features that none of the ports offers; the migration
+ *          must fail
  */
 bool pvd_stream_load(const struct pvd_domain* d, const uint8_t* in, size_t len, char* why,
                      size_t why_len) PVD_NOEXCEPT;

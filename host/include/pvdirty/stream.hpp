@@ -18,8 +18,8 @@ namespace pvdirty {
 inline constexpr std::size_t stream_state_len = 32;
 
 /**
- * Writes what a destination must know before it takes RAM: how many ports there are, and which
- * features their guest uses. Threads: as Domain.
+ * Writes what a destination must know before it takes RAM: the wire version, how many ports there
+ * are, and which features their guest uses. Threads: as Domain.
  */
 void save_stream(const Domain& domain, std::span<std::uint8_t, stream_state_len> out) noexcept;
 
