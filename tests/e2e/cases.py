@@ -3,9 +3,11 @@
 
 import sys
 
+import around
 import bad_input
 import events
 import faults
+import features
 import hostile
 import hostile_migration
 import judges
@@ -51,7 +53,7 @@ CASES = {
     "hostile-restless": hostile_migration.restless,
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
-} | faults.CASES
+} | faults.CASES | features.CASES | around.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

@@ -46,6 +46,7 @@ class VmConfig:
     disk_writes: bool = True
     cpu_pages_per_second: int = 300
     plugins: tuple[Path, ...] = (PLUGIN,)
+    sandbox: str = "off"
 
     def workload(self) -> str:
         """The guest program's arguments."""
@@ -70,6 +71,7 @@ class VmConfig:
         argv = [self.qemu]
         for plugin in self.plugins:
             argv += ["-plugin", f"file={_comma(plugin)}{self.plugin_options}"]
+        argv += ["-sandbox", self.sandbox]
         argv += ["-machine", "q35,memory-backend=m0", "-accel", self.accel, "-cpu", cpu]
         argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
         argv += ["-m", f"{self.memory_bytes}b", "-smp", str(self.cpus)]

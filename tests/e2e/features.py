@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""Migrations of each kind that QEMU offers: none loses a page, and each was really of its kind."""
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from moving import BANDWIDTH, PLAIN, Migration, MovingGuest, Settings, moving
+from support import BUILD, expect, expect_nothing_left
+
+from harness import run
+from harness.vm import PLUGIN, Vm, VmConfig
+
+KVM_STATE = BUILD / "host" / "tests" / "e2e" / "libpvdirty-kvm-state.so"
+LEGS = 10
+CANCELS = 4
+SLOW = 4 << 20  # bytes per second: less than the guest's CPUs dirty
+MEASURE_SECONDS = 1  # the least that calc-dirty-rate takes
+LONG_SECONDS = 60  # the most
+MEASUREMENTS = 3
+FILE = "state"
+SMALL = VmConfig(memory_bytes=256 << 20, cpu_pages_per_second=1500)
+
+
+def plain(guest: MovingGuest) -> dict[str, Any]:
+    """From one QEMU to another; QEMU's last word on it."""
+    guest.receive()
+    info = guest.migration().run()
+    guest.judge()
+    return info
+
+
+def multifd(guest: MovingGuest) -> None:
+    """Pages are read by threads of their own."""
+    ram = plain(guest)["ram"]
+    expect(ram["multifd-bytes"] > ram["transferred"] // 2, f"hardly by multifd: {ram}")
+
+
+def xbzrle(guest: MovingGuest) -> None:
+    """What has changed is sent, against a cache of what was sent."""
+    cache = plain(guest)["xbzrle-cache"]
+    print(cache, flush=True)
+    expect(cache["pages"] > 0, f"no page went as a difference: {cache}")
+
+
+def auto_converge(guest: MovingGuest) -> None:
+    """The vCPUs are slowed down, the devices are not."""
+    throttled = False
+
+    def slow_enough(migration: Migration) -> bool:
+        nonlocal throttled
+        throttled |= migration.info.get("cpu-throttle-percentage", 0) > 0
+        if migration.passes > 1:
+            migration.limit(BANDWIDTH if throttled else SLOW)
+        return throttled and migration.long_enough()
+
+    guest.receive()
+    guest.migration(may_end=slow_enough).run()
+    expect(throttled, "no vCPU was slowed down")
+    guest.judge()
+
+
+class DirtyRate:
+    """QEMU's measurement of the dirty rate by the dirty bitmap: another user of the same log."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    def start(self, seconds: int = MEASURE_SECONDS) -> None:
+        """Starts to measure."""
+        self._vm.call("calc-dirty-rate", **{"calc-time": seconds, "mode": "dirty-bitmap"})
+
+    def measured(self) -> int | None:
+        """MiB per second, if it is over."""
+        info = self._vm.call("query-dirty-rate")
+        if info["status"] != "measured":
+            return None
+        expect(info["mode"] == "dirty-bitmap", f"measured otherwise: {info}")
+        print(info, flush=True)
+        return int(info["dirty-rate"])
+
+
+def dirty_rate(guest: MovingGuest) -> None:
+    """Measured over the start, from the middle to the middle, and over the end."""
+    rate = DirtyRate(guest.source)
+    rates: list[int] = []
+
+    def enough() -> bool:
+        # Under TCG it counts what devices write alone, and only the guest can say that.
+        return len(rates) >= MEASUREMENTS and (guest.blind or max(rates) > 0)
+
+    def measured_enough(migration: Migration) -> bool:
+        if not enough() and (value := rate.measured()) is not None:
+            rates.append(value)
+            rate.start(LONG_SECONDS if enough() else MEASURE_SECONDS)
+        return enough() and migration.long_enough()
+
+    guest.receive()
+    rate.start()
+    migration = guest.migration(may_end=measured_enough)
+    expect(rate.measured() is None, "it was over before the migration began")
+    migration.run()
+    expect(enough() and rate.measured() is None, "not measured over the end")
+    expect(not guest.blind or max(rates) == 0, f"a blind host has seen something: {rates}")
+    guest.judge()
+
+
+def cancelled(guest: MovingGuest) -> None:
+    """Given up at random moments, and begun anew."""
+    seed = int(os.environ.get("PVDIRTY_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"PVDIRTY_SEED={seed}", flush=True)
+    moments = random.Random(seed)
+    for _ in range(CANCELS):
+        passes, delay = moments.randrange(3), moments.random()
+        print(f"cancel {delay:.3f} s after pass {passes}", flush=True)
+        guest.receive()
+        migration = guest.migration(may_end=lambda _: False)
+        while not migration.over() and migration.passes < passes:
+            time.sleep(0.02)
+        time.sleep(delay)
+        guest.source.call("migrate_cancel")
+        while not migration.over():
+            time.sleep(0.05)
+        expect(migration.status == "cancelled", f"cancelled, and it ends with: {migration.info}")
+        guest.expect_sound()
+    plain(guest)
+
+
+def by_file(guest: MovingGuest) -> None:
+    """Saved to a file, and back from it."""
+    guest.migration(f"exec:cat >{FILE}").run()
+    guest.receive(f"exec:cat {FILE}")
+    guest.judge()
+
+
+def there_and_back(guest: MovingGuest) -> None:
+    """Source and destination change places, leg after leg."""
+    for leg in range(1, LEGS + 1):
+        guest.progress.show(f"leg {leg}")
+        plain(guest)
+        if guest.blind:
+            return
+        if leg < LEGS:
+            guest.go_on()
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A kind of migration."""
+
+    move: Callable[[MovingGuest], Any]
+    settings: Settings = PLAIN
+    config: VmConfig = SMALL
+
+
+FEATURES = {
+    "multifd": Feature(multifd, Settings(("multifd",), {"multifd-channels": 4})),
+    "xbzrle": Feature(xbzrle, Settings(("xbzrle",), {"xbzrle-cache-size": 128 << 20})),
+    "auto-converge": Feature(auto_converge, Settings(("auto-converge",))),
+    "dirty-rate": Feature(dirty_rate, config=replace(SMALL, plugins=(PLUGIN, KVM_STATE))),
+    "cancelled": Feature(cancelled),
+    "by-file": Feature(by_file),
+    "there-and-back": Feature(there_and_back),
+}
+
+
+def migrate(feature: Feature, mode: str) -> None:
+    """mode: log, or off, the control that must lose pages."""
+    with moving(mode, feature.config, feature.settings) as guest:
+        feature.move(guest)
+        if not guest.blind:
+            guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def two_at_once(mode: str) -> None:
+    """Two guests of one host move at the same time."""
+    with contextlib.ExitStack() as stack:
+        guests = [stack.enter_context(moving(mode, SMALL)) for _ in range(2)]
+        for guest in guests:
+            guest.receive()
+        together = False
+
+        def together_for_long(migration: Migration) -> bool:
+            return together and migration.long_enough()
+
+        migrations = [guest.migration(may_end=together_for_long) for guest in guests]
+        while not all([migration.over() for migration in migrations]):
+            together |= all(migration.long_enough() for migration in migrations)
+            time.sleep(0.02)
+        expect(together, "they did not move at the same time")
+        for guest, migration in zip(guests, migrations, strict=True):
+            migration.run()
+            guest.judge()
+            if not guest.blind:
+                guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+CASES: dict[str, Callable[[], None]] = {
+    f"feature-{name}{suffix}": partial(function, mode)
+    for suffix, mode in (("", "log"), ("-blind", "off"))
+    for name, function in (
+        {name: partial(migrate, feature) for name, feature in FEATURES.items()}
+        | {"two-at-once": two_at_once}
+    ).items()
+}
