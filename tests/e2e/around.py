@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from features import SMALL, plain
-from moving import PLAIN, MovingGuest, Settings, moving
+from moving import MovingGuest, Settings, moving
 from support import BUILD, expect, expect_nothing_left
 
 from harness.qmp import QmpError
-from harness.vm import PLUGIN, VmConfig
+from harness.vm import PLUGIN
 
 OLDER_STREAM = BUILD / "host" / "libpvdirty-qemu-older-stream.so"
 OLDER_WIRE = BUILD / "host" / "libpvdirty-qemu-older-wire.so"
@@ -115,33 +115,23 @@ def _expect_refused(guest: MovingGuest, other: Other) -> None:
     guest.expect_sound()
 
 
-def _refused(others: tuple[Other, ...], base: VmConfig, settings: Settings = PLAIN) -> None:
-    with moving("log", base, settings) as guest:
-        for other in others:
+def unlike_destinations() -> None:
+    """Ports elsewhere, fewer, more, and of another kind; older plug-ins; a device elsewhere."""
+    with moving("log", NIC) as guest:
+        for other in (*TOPOLOGIES, *OLDER):
             _expect_refused(guest, other)
+        guest.settings = WAIT_FOR_ITS_WORD
+        guest.settings.tell(guest.source)
+        _expect_refused(guest, DEVICE_ELSEWHERE)
         plain(guest)
         guest.go_on()
     expect_nothing_left(os.getpid())
 
 
-def other_topology() -> None:
-    """Ports elsewhere, fewer, more, and of another kind."""
-    _refused(TOPOLOGIES, NIC)
-
-
-def device_elsewhere() -> None:
-    """Ports alike, and the device below another one."""
-    _refused((DEVICE_ELSEWHERE,), NIC, WAIT_FOR_ITS_WORD)
-
-
-def older_destination() -> None:
-    """A destination whose plug-in is older."""
-    _refused(OLDER, NIC)
-
-
 def older_source() -> None:
     """The other way round; and a guest has no use for a host that is too old for it."""
-    _refused((NEWER_STREAM,), replace(NIC, plugins=(OLDER_STREAM,)))
+    with moving("log", replace(NIC, plugins=(OLDER_STREAM,))) as guest:
+        _expect_refused(guest, NEWER_STREAM)
     with moving("log", replace(NIC, plugins=(OLDER_WIRE,))) as guest:
         guest.receive()
         try:
@@ -167,9 +157,7 @@ def sandbox() -> None:
 
 
 CASES = {
-    "other-topology": other_topology,
-    "device-elsewhere": device_elsewhere,
-    "older-destination": older_destination,
+    "unlike-destinations": unlike_destinations,
     "older-source": older_source,
     "sandbox": sandbox,
 }

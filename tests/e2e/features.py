@@ -14,7 +14,8 @@ from moving import BANDWIDTH, PLAIN, Migration, MovingGuest, Settings, moving
 from support import BUILD, expect, expect_nothing_left
 
 from harness import run
-from harness.vm import PLUGIN, Vm, VmConfig
+from harness.qmp import QmpError
+from harness.vm import PLUGIN, PORTS, Vm, VmConfig
 
 KVM_STATE = BUILD / "host" / "tests" / "e2e" / "libpvdirty-kvm-state.so"
 LEGS = 10
@@ -23,7 +24,7 @@ SLOW = 4 << 20  # bytes per second: less than the guest's CPUs dirty
 MEASURE_SECONDS = 1  # the least that calc-dirty-rate takes
 LONG_SECONDS = 60  # the most
 MEASUREMENTS = 3
-FILE = "state"
+TO_FILE, FROM_FILE = "exec:cat >state", "exec:cat state"
 SMALL = VmConfig(memory_bytes=256 << 20, cpu_pages_per_second=1500)
 
 
@@ -36,7 +37,15 @@ def plain(guest: MovingGuest) -> dict[str, Any]:
 
 
 def multifd(guest: MovingGuest) -> None:
-    """Pages are read by threads of their own."""
+    """Pages are read by threads of their own. QEMU has that for sockets alone."""
+    refused = guest.migration(TO_FILE)
+    while not refused.over():
+        time.sleep(0.05)
+    said = guest.source.log.read_text(errors="replace")
+    expect(refused.status == "failed", f"by multifd to a file: {refused.info}")
+    expect("multifd is not supported by current protocol" in said, f"refused otherwise: {said}")
+    expect(not guest.source.port(PORTS[0], "logging"), "logging after a migration that has failed")
+    guest.expect_sound()
     ram = plain(guest)["ram"]
     expect(ram["multifd-bytes"] > ram["transferred"] // 2, f"hardly by multifd: {ram}")
 
@@ -55,7 +64,7 @@ def auto_converge(guest: MovingGuest) -> None:
     def slow_enough(migration: Migration) -> bool:
         nonlocal throttled
         throttled |= migration.info.get("cpu-throttle-percentage", 0) > 0
-        if migration.passes > 1:
+        if guest.blind and migration.passes > 1:  # or it would be at its end before
             migration.limit(BANDWIDTH if throttled else SLOW)
         return throttled and migration.long_enough()
 
@@ -74,6 +83,15 @@ class DirtyRate:
     def start(self, seconds: int = MEASURE_SECONDS) -> None:
         """Starts to measure."""
         self._vm.call("calc-dirty-rate", **{"calc-time": seconds, "mode": "dirty-bitmap"})
+
+    def expect_no_ring(self) -> None:
+        """KVM's dirty ring is not to be had here, and QEMU says so."""
+        try:
+            self._vm.call("calc-dirty-rate", **{"calc-time": 1, "mode": "dirty-ring"})
+        except QmpError as error:
+            expect("mode dirty-ring is not enabled" in str(error), f"refused otherwise: {error}")
+        else:
+            raise AssertionError("the dirty rate is measured by a ring under TCG")
 
     def measured(self) -> int | None:
         """MiB per second, if it is over."""
@@ -100,6 +118,7 @@ def dirty_rate(guest: MovingGuest) -> None:
             rate.start(LONG_SECONDS if enough() else MEASURE_SECONDS)
         return enough() and migration.long_enough()
 
+    rate.expect_no_ring()
     guest.receive()
     rate.start()
     migration = guest.migration(may_end=measured_enough)
@@ -133,8 +152,8 @@ def cancelled(guest: MovingGuest) -> None:
 
 def by_file(guest: MovingGuest) -> None:
     """Saved to a file, and back from it."""
-    guest.migration(f"exec:cat >{FILE}").run()
-    guest.receive(f"exec:cat {FILE}")
+    guest.migration(TO_FILE).run()
+    guest.receive(FROM_FILE)
     guest.judge()
 
 
@@ -161,7 +180,9 @@ class Feature:
 FEATURES = {
     "multifd": Feature(multifd, Settings(("multifd",), {"multifd-channels": 4})),
     "xbzrle": Feature(xbzrle, Settings(("xbzrle",), {"xbzrle-cache-size": 128 << 20})),
-    "auto-converge": Feature(auto_converge, Settings(("auto-converge",))),
+    "auto-converge": Feature(
+        auto_converge, Settings(("auto-converge",), {"throttle-trigger-threshold": 1})
+    ),
     "dirty-rate": Feature(dirty_rate, config=replace(SMALL, plugins=(PLUGIN, KVM_STATE))),
     "cancelled": Feature(cancelled),
     "by-file": Feature(by_file),

@@ -19,7 +19,10 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
 # What is mutated, and what is compiled with it.
-TREES = ("host/include", "host/log", "host/port", "host/session", "host/capi", "guest/core")
+TREES = (
+    *("host/include", "host/log", "host/port", "host/session", "host/stream", "host/capi"),
+    "guest/core",
+)
 
 CAUGHT = "caught"
 SURVIVED = "survived"
