@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from moving import BANDWIDTH, PLAIN, Migration, MovingGuest, Settings, moving
@@ -55,6 +56,12 @@ def xbzrle(guest: MovingGuest) -> None:
     cache = plain(guest)["xbzrle-cache"]
     print(cache, flush=True)
     expect(cache["pages"] > 0, f"no page went as a difference: {cache}")
+
+
+def compress(guest: MovingGuest) -> None:
+    """Pages are read, and packed, by threads of their own."""
+    packed = plain(guest)["compression"]
+    expect(packed["pages"] > 0, f"no page was packed: {packed}")
 
 
 def auto_converge(guest: MovingGuest) -> None:
@@ -129,8 +136,33 @@ def dirty_rate(guest: MovingGuest) -> None:
     guest.judge()
 
 
+def _cancel(migration: Migration) -> None:
+    source = migration.source
+    source.call("migrate_cancel")
+    while not migration.over():
+        time.sleep(0.05)
+    expect(migration.status == "cancelled", f"cancelled, and it ends with: {migration.info}")
+    deadline = time.monotonic() + 60
+    while (state := source.call("query-status")["status"]) != "running":
+        expect(time.monotonic() < deadline, f"cancelled, and the source is {state}")
+        time.sleep(0.05)
+
+
+def _cancel_when_stopped(guest: MovingGuest) -> None:
+    """At the last moment: the VM is stopped already, for the last pass."""
+    pause = Settings(("pause-before-switchover",))
+    pause.tell(guest.source)
+    guest.receive()
+    migration = guest.migration()
+    while migration.status != "pre-switchover":
+        expect(not migration.over(), f"it does not wait: {migration.info}")
+        time.sleep(0.02)
+    _cancel(migration)
+    pause.take_back(guest.source)
+
+
 def cancelled(guest: MovingGuest) -> None:
-    """Given up at random moments, and begun anew."""
+    """Given up at random moments and at the last one, and begun anew."""
     seed = int(os.environ.get("PVDIRTY_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"PVDIRTY_SEED={seed}", flush=True)
     moments = random.Random(seed)
@@ -142,11 +174,10 @@ def cancelled(guest: MovingGuest) -> None:
         while not migration.over() and migration.passes < passes:
             time.sleep(0.02)
         time.sleep(delay)
-        guest.source.call("migrate_cancel")
-        while not migration.over():
-            time.sleep(0.05)
-        expect(migration.status == "cancelled", f"cancelled, and it ends with: {migration.info}")
+        _cancel(migration)
         guest.expect_sound()
+    _cancel_when_stopped(guest)
+    guest.expect_sound()
     plain(guest)
 
 
@@ -174,35 +205,39 @@ class Feature:
 
     move: Callable[[MovingGuest], Any]
     settings: Settings = PLAIN
-    config: VmConfig = SMALL
+    plugins: tuple[Path, ...] = (PLUGIN,)
 
 
 FEATURES = {
     "multifd": Feature(multifd, Settings(("multifd",), {"multifd-channels": 4})),
     "xbzrle": Feature(xbzrle, Settings(("xbzrle",), {"xbzrle-cache-size": 128 << 20})),
+    "compress": Feature(compress, Settings(("compress",))),
     "auto-converge": Feature(
         auto_converge, Settings(("auto-converge",), {"throttle-trigger-threshold": 1})
     ),
-    "dirty-rate": Feature(dirty_rate, config=replace(SMALL, plugins=(PLUGIN, KVM_STATE))),
+    "dirty-rate": Feature(dirty_rate, plugins=(PLUGIN, KVM_STATE)),
     "cancelled": Feature(cancelled),
     "by-file": Feature(by_file),
     "there-and-back": Feature(there_and_back),
 }
 
 
-def migrate(feature: Feature, mode: str) -> None:
-    """mode: log, or off, the control that must lose pages."""
-    with moving(mode, feature.config, feature.settings) as guest:
+def migrate(feature: Feature, mode: str, base: VmConfig = SMALL) -> None:
+    """Moves a guest this way, of any configuration.
+
+    mode: log, or off, the control that must lose pages.
+    """
+    with moving(mode, replace(base, plugins=feature.plugins), feature.settings) as guest:
         feature.move(guest)
         if not guest.blind:
             guest.go_on()
     expect_nothing_left(os.getpid())
 
 
-def two_at_once(mode: str) -> None:
+def two_at_once(mode: str, base: VmConfig = SMALL) -> None:
     """Two guests of one host move at the same time."""
     with contextlib.ExitStack() as stack:
-        guests = [stack.enter_context(moving(mode, SMALL)) for _ in range(2)]
+        guests = [stack.enter_context(moving(mode, base)) for _ in range(2)]
         for guest in guests:
             guest.receive()
         together = False

@@ -33,11 +33,18 @@ class Settings:
 
     def tell(self, vm: Vm) -> None:
         """Tells one side; QEMU's refusal is QmpError."""
-        if self.capabilities:
-            wanted = [{"capability": name, "state": True} for name in self.capabilities]
-            vm.call("migrate-set-capabilities", capabilities=wanted)
+        self._switch(vm, on=True)
         if self.parameters:
             vm.call("migrate-set-parameters", **self.parameters)
+
+    def take_back(self, vm: Vm) -> None:
+        """Switches the capabilities off again."""
+        self._switch(vm, on=False)
+
+    def _switch(self, vm: Vm, on: bool) -> None:
+        wanted = [{"capability": name, "state": on} for name in self.capabilities]
+        if wanted:
+            vm.call("migrate-set-capabilities", capabilities=wanted)
 
 
 PLAIN = Settings()
