@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "cli/cli.hpp"
 
+#include <algorithm>
+#include <array>
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -12,6 +15,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "cli/commands.hpp"
 #include "cli/compare.hpp"
 #include "cli/dump.hpp"
 
@@ -129,39 +133,51 @@ int answer(const CLI::App& app, const CLI::ParseError& error, std::FILE* out, st
     return exit_usage;
 }
 
+Command add_compare(CLI::App& app) {
+    auto options = std::make_shared<CompareOptions>();
+    CLI::App* command =
+        app.add_subcommand("compare", "Compare the memory of two stopped VMs, every byte of it.\n"
+                                      "Exit code: 0 equal, 1 different or not readable, 2 usage");
+    command->add_option("A", options->a, "dump directory or plain file (source)")
+        ->required()
+        ->check(CLI::ExistingPath);
+    command->add_option("B", options->b, "dump directory or plain file (destination)")
+        ->required()
+        ->check(CLI::ExistingPath);
+    command
+        ->add_option("--show", options->show, "print the first differing bytes of that many pages")
+        ->check(CLI::NonNegativeNumber);
+    command->add_option("--json", options->json_file, "write the result to this file");
+    command->add_flag("--oracle", options->oracle,
+                      "tell apart pages that A's oracle saw a device write; without an "
+                      "oracle in A it saw none");
+    return {command, [options](std::FILE* out, std::FILE* err) -> int {
+                const auto status = run_compare(*options, out);
+                if (!status) {
+                    fmt::print(err, "pvdirty compare: {}\n", status.error());
+                    return exit_failed;
+                }
+                return *status;
+            }};
+}
+
 } // namespace
 
 int run(int argc, const char* const* argv, std::FILE* out, std::FILE* err) {
     CLI::App app("Live migration of VMs whose devices write memory by untracked DMA", "pvdirty");
     app.require_subcommand(1);
 
-    CompareOptions options;
-    CLI::App* compare_command =
-        app.add_subcommand("compare", "Compare the memory of two stopped VMs, every byte of it.\n"
-                                      "Exit code: 0 equal, 1 different or not readable, 2 usage");
-    compare_command->add_option("A", options.a, "dump directory or plain file (source)")
-        ->required()
-        ->check(CLI::ExistingPath);
-    compare_command->add_option("B", options.b, "dump directory or plain file (destination)")
-        ->required()
-        ->check(CLI::ExistingPath);
-    compare_command
-        ->add_option("--show", options.show, "print the first differing bytes of that many pages")
-        ->check(CLI::NonNegativeNumber);
-    compare_command->add_option("--json", options.json_file, "write the result to this file");
-    compare_command->add_flag("--oracle", options.oracle,
-                              "tell apart pages that A's oracle saw a device write; without an "
-                              "oracle in A it saw none");
+    const std::array commands{add_compare(app), add_status(app), add_watch(app)};
+    const auto parsed = [&] {
+        return std::find_if(commands.begin(), commands.end(),
+                            [](const Command& command) { return command.app->parsed(); });
+    };
     try {
         app.parse(argc, argv);
-        const auto status = run_compare(options, out);
-        if (!status) {
-            fmt::print(err, "pvdirty compare: {}\n", status.error());
-            return exit_failed;
-        }
-        return *status;
+        return parsed()->run(out, err);
     } catch (const CLI::ParseError& error) {
-        return answer(*(compare_command->parsed() ? compare_command : &app), error, out, err);
+        const auto command = parsed();
+        return answer(command != commands.end() ? *command->app : app, error, out, err);
     } catch (const std::exception& error) {
         fmt::print(err, "pvdirty: {}\n", error.what());
         return exit_failed;

@@ -8,7 +8,14 @@
 namespace pvdirty::cli {
 
 /** Exit codes of every command of ours. */
-enum Exit : int { exit_done = 0, exit_failed = 1, exit_usage = 2 };
+enum Exit : int {
+    exit_done = 0,
+    exit_failed = 1,
+    exit_usage = 2,
+    exit_refused = 3, /**< by policy */
+    exit_timeout = 4,
+    exit_interrupted = 130,
+};
 
 /**
  * Runs the command.

@@ -2,10 +2,8 @@
 /* The command pvdirty compare, on files of its own. */
 #include <catch2/catch.hpp>
 
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,61 +11,17 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
-#include "cli/cli.hpp"
+#include "unit/command.hpp"
 
 namespace fs = std::filesystem;
 using Catch::Matchers::Contains;
 using nlohmann::json;
+using pvdirty::unit::Result;
+using pvdirty::unit::run;
+using pvdirty::unit::Scratch;
+using pvdirty::unit::slurp;
 
 namespace {
-
-/** A directory that goes with the test. */
-class Scratch {
-public:
-    Scratch() {
-        std::string name = (fs::temp_directory_path() / "pvdirty-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-    ~Scratch() {
-        std::error_code ignored;
-        fs::remove_all(path_, ignored);
-    }
-    [[nodiscard]] fs::path operator/(const std::string& name) const { return path_ / name; }
-
-private:
-    fs::path path_;
-};
-
-std::string slurp(const fs::path& path) {
-    std::ifstream stream(path);
-    std::ostringstream text;
-    text << stream.rdbuf();
-    return text.str();
-}
-
-struct Result {
-    int code = 0;
-    std::string out;
-    std::string err;
-};
-
-Result run(const Scratch& scratch, const std::vector<std::string>& args) {
-    std::vector<const char*> argv{"pvdirty"};
-    for (const std::string& arg : args) {
-        argv.push_back(arg.c_str());
-    }
-    const fs::path out_path = scratch / "out";
-    const fs::path err_path = scratch / "err";
-    std::FILE* out = std::fopen(out_path.c_str(), "w");
-    std::FILE* err = std::fopen(err_path.c_str(), "w");
-    const int code = pvdirty::cli::run(static_cast<int>(argv.size()), argv.data(), out, err);
-    std::fclose(out);
-    std::fclose(err);
-    return {code, slurp(out_path), slurp(err_path)};
-}
 
 std::string pages(std::size_t n, char fill = 'x') {
     std::string bytes;
