@@ -25,14 +25,16 @@
 #include "qemu/main-loop.h"
 #include "vm.h"
 
+#define COVERED_PROPERTY "pvdirty-covered"
+
 typedef struct Covered {
     PCIDevice *pci;
-    struct pvd_device *device; /* NULL when its port has gone before it */
+    struct pvd_device *device;
     char *id;                  /* or QOM path */
     char *port;
     QDict *add;                /* what device_add needs for another one; or NULL */
     bool migratable;
-    bool unplugged;            /* unrealized, not finalized yet */
+    bool unplugged;            /* it or its port, not finalized yet */
     bool hold;
     QTAILQ_ENTRY(Covered) next;
 } Covered;
@@ -94,9 +96,7 @@ static void covered_finalized(Object *o, const char *name, void *opaque)
 {
     Covered *c = opaque;
 
-    if (c->device) {
-        pvd_device_remove(c->device);
-    }
+    pvd_device_remove(c->device);
     QTAILQ_REMOVE(&covered, c, next);
     qobject_unref(c->add);
     g_free(c->id);
@@ -117,6 +117,28 @@ static bool drop_vfio_blocker(DeviceState *dev)
     return reason;
 }
 
+static void set_hold(Covered *c, bool hold)
+{
+    c->hold = hold;
+    pvd_device_hold(c->device, hold);
+}
+
+/* Was a migration to wait for it, the last time that it was realized? */
+static bool forget_former(PCIDevice *pci)
+{
+    Covered *c;
+
+    QTAILQ_FOREACH(c, &covered, next) {
+        if (c->pci == pci) {
+            bool hold = c->hold;
+
+            object_property_del(OBJECT(pci), COVERED_PROPERTY); /* frees c */
+            return hold;
+        }
+    }
+    return false;
+}
+
 static void device_realized(DeviceListener *listener, DeviceState *dev)
 {
     PCIDevice *pci = (PCIDevice *)object_dynamic_cast(OBJECT(dev),
@@ -124,11 +146,14 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
     PVDirtyPort *p = pci && !PCI_DEVICE_GET_CLASS(pci)->is_bridge
                          ? port_above(pci) : NULL;
     const VMStateDescription *vmsd = qdev_get_vmsd(dev);
+    bool hold;
     Covered *c;
 
     if (!p || !p->port) {
         return;
     }
+    /* Unrealized and not finalized, it may be realized again (by qom-set). */
+    hold = forget_former(pci);
     c = g_new0(Covered, 1);
     c->pci = pci;
     c->id = dev->id ? g_strdup(dev->id)
@@ -141,9 +166,10 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
                                        : object_get_typename(OBJECT(dev)),
                                pci);
     pvd_device_set_migratable(c->device, c->migratable);
+    set_hold(c, hold);
     QTAILQ_INSERT_TAIL(&covered, c, next);
     /* Its release is the only word of an object's end. */
-    object_property_add(OBJECT(dev), "pvdirty-covered", "bool", NULL, NULL,
+    object_property_add(OBJECT(dev), COVERED_PROPERTY, "bool", NULL, NULL,
                         covered_finalized, c);
     if (!c->migratable) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(),
@@ -159,9 +185,7 @@ static void device_unrealized(DeviceListener *listener, DeviceState *dev)
     QTAILQ_FOREACH(c, &covered, next) {
         if (DEVICE(c->pci) == dev && !c->unplugged) {
             c->unplugged = true;
-            if (c->device) {
-                pvd_device_unplugged(c->device);
-            }
+            pvd_device_unplugged(c->device);
             pvdirty_vm_refresh();
         }
     }
@@ -177,8 +201,8 @@ void pvdirty_devices_forget(PVDirtyPort *p)
     Covered *c;
 
     QTAILQ_FOREACH(c, &covered, next) {
-        if (c->device && !c->unplugged && port_above(c->pci) == p) {
-            c->device = NULL;
+        if (!c->unplugged && port_above(c->pci) == p) {
+            c->unplugged = true;
         }
     }
 }
@@ -190,20 +214,14 @@ void pvdirty_devices_init(void)
 
 /* ---- waiting for them ---- */
 
-static void set_hold(Covered *c, bool hold)
-{
-    c->hold = hold;
-    if (c->device) {
-        pvd_device_hold(c->device, hold);
-    }
-}
-
 void pvdirty_devices_let_go(bool migrating)
 {
     Covered *c;
 
     QTAILQ_FOREACH(c, &covered, next) {
-        DEVICE(c->pci)->allow_unplug_during_migration = migrating && c->hold;
+        /* QEMU's own failover takes its primary out by the same word. */
+        DEVICE(c->pci)->allow_unplug_during_migration =
+            (migrating && c->hold) || c->pci->failover_pair_id;
         if (!migrating) {
             set_hold(c, false);
         }
@@ -215,7 +233,7 @@ static Covered *plugged(const char *id)
     Covered *c;
 
     QTAILQ_FOREACH(c, &covered, next) {
-        if (!c->unplugged && c->device && !strcmp(c->id, id)) {
+        if (!c->unplugged && !strcmp(c->id, id)) {
             return c;
         }
     }
@@ -262,12 +280,10 @@ static char *get_hold_for(Object *o, Error **errp)
 static QDict *describe(const Covered *c)
 {
     QDict *d = qdict_new();
-    char why[256] = "its port is gone";
+    char why[256] = "unplugged";
     bool tracked = false;
 
-    if (c->unplugged) {
-        g_strlcpy(why, "unplugged", sizeof(why));
-    } else if (c->device) {
+    if (!c->unplugged) {
         tracked = pvd_device_tracked(c->device, why, sizeof(why));
     }
     qdict_put_str(d, "id", c->id);

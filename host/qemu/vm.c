@@ -237,8 +237,12 @@ static int vmm_device_rid(void *opaque, void *device_opaque)
 {
     PCIDevice *dev = device_opaque;
 
-    /* Bus 0 behind a bridge: the guest has not numbered it. */
-    return pci_dev_bus_num(dev) ? pci_get_bdf(dev) : -1;
+    /*
+     * Bus 0 behind a bridge: the guest has not numbered it. No bus: its realize
+     * has failed after the listeners heard of it.
+     */
+    return DEVICE(dev)->parent_bus && pci_dev_bus_num(dev) ? pci_get_bdf(dev)
+                                                           : -1;
 }
 
 static const struct pvd_vmm_ops vmm_ops = {
@@ -279,7 +283,7 @@ void pvdirty_vm_add_port(PVDirtyPort *p)
 void pvdirty_vm_remove_port(PVDirtyPort *p)
 {
     QTAILQ_REMOVE(&pvdirty_vm.ports, p, next);
-    /* pvd_port_free() forgets the devices; so must we. */
+    /* pvd_port_free() unplugs its devices; so must we. */
     pvdirty_devices_forget(p);
     pvd_port_free(p->port);
     p->port = NULL;

@@ -78,11 +78,13 @@ void Domain::remove_port(Port& port) {
         latch(port.name_ + ": was unplugged while pages were logged");
         port.leave();
     }
-    devices_.remove_if([&](Device& device) {
-        const bool below = &device.port() == &port;
-        hold_for(device, device.held_for_ && !below);
-        return below;
-    });
+    for (auto next = devices_.begin(); next != devices_.end();) {
+        const auto device = next++;
+        if (device->port_ == &port) {
+            device->port_ = nullptr;
+            unplugged_.splice(unplugged_.end(), devices_, device);
+        }
+    }
     ports_.remove_if([&](const Port& other) { return &other == &port; });
 }
 
@@ -94,12 +96,9 @@ Device& Domain::add_device(Port& port, const std::string& name, RidFunction rid)
 }
 
 void Domain::remove_device(Device& device) {
-    const auto same = [&](const Device& other) { return &other == &device; };
-    if (std::any_of(devices_.begin(), devices_.end(), same)) {
-        unplug_device(device);
-    }
+    unplug_device(device);
     hold_for(device, false);
-    unplugged_.remove_if(same);
+    unplugged_.remove_if([&](const Device& other) { return &other == &device; });
 }
 
 void Domain::set_migratable(Device& device, bool migratable) noexcept {
@@ -113,16 +112,20 @@ void Domain::hold_for(Device& device, bool hold) noexcept {
 }
 
 const Device* Domain::unmigratable() const noexcept {
-    const auto found = std::find_if(devices_.begin(), devices_.end(), [](const Device& device) {
-        return !device.migratable_ && !device.held_for_;
-    });
-    return found != devices_.end() ? &*found : nullptr;
+    for (const auto* list : {&devices_, &unplugged_}) {
+        for (const Device& device : *list) {
+            if (!device.migratable_ && !device.held_for_) {
+                return &device;
+            }
+        }
+    }
+    return nullptr;
 }
 
 const Device* Domain::in_the_way() const noexcept {
     for (const auto* list : {&devices_, &unplugged_}) {
         for (const Device& device : *list) {
-            if (device.held_for_ || (!device.migratable_ && list == &devices_)) {
+            if (device.held_for_ || !device.migratable_) {
                 return &device;
             }
         }

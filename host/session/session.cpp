@@ -150,6 +150,9 @@ void Domain::look() {
 }
 
 void Domain::unplug_device(Device& device) {
+    if (device.port_ == nullptr) {
+        return; // it is, by itself or with its port
+    }
     /*
      * Its marks and counters stay in the log, so its writes are not lost if it was tracked to its
      * end. By now the guest may have freed its entry, and the VMM its routing id.

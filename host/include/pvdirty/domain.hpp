@@ -135,7 +135,7 @@ public:
 
     Port& add_port(std::string name, std::uint32_t host_features);
     [[nodiscard]] const std::list<Port>& ports() const noexcept { return ports_; }
-    /** Unplugs the port: it leaves the log, its devices are forgotten. */
+    /** Unplugs the port: it leaves the log, its devices are unplugged, and not removed. */
     void remove_port(Port& port);
     Device& add_device(Port& port, const std::string& name, RidFunction rid);
     /**
@@ -158,7 +158,10 @@ public:
     [[nodiscard]] bool holding() const noexcept {
         return held_.load(std::memory_order_relaxed) != 0;
     }
-    /** A device whose state cannot be saved, and that no migration would wait for; or null. */
+    /**
+     * A device whose state cannot be saved, and that no migration would wait for; or null. Also one
+     * that is unplugged: what is left of it may write, and does not stop with the VM.
+     */
     [[nodiscard]] const Device* unmigratable() const noexcept;
     /** A device that must be removed before a migration may end, or null. */
     [[nodiscard]] const Device* in_the_way() const noexcept;

@@ -82,7 +82,10 @@ void pvd_domain_limit_sections(struct pvd_domain* d, uint32_t sections) PVD_NOEX
  */
 struct pvd_port* pvd_port_new(struct pvd_domain* d, const char* name,
                               uint32_t host_features) PVD_NOEXCEPT;
-/** Unplugs the port: it leaves the log, its devices are forgotten. */
+/**
+ * Unplugs the port: it leaves the log. Its devices are unplugged, and each is
+ * still there until its own pvd_device_remove().
+ */
 void pvd_port_free(struct pvd_port* p) PVD_NOEXCEPT;
 
 /**
@@ -131,7 +134,7 @@ void pvd_device_unplugged(struct pvd_device* dev) PVD_NOEXCEPT;
 void pvd_device_remove(struct pvd_device* dev) PVD_NOEXCEPT;
 /**
  * The VMM cannot save the device's state (true at first: it can). Without
- * pvd_device_hold(), no migration starts while it is plugged in.
+ * pvd_device_hold(), no migration starts before it is removed.
  */
 void pvd_device_set_migratable(struct pvd_device* dev, bool migratable) PVD_NOEXCEPT;
 /**
