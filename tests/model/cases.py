@@ -139,6 +139,29 @@ SESSION = [
     ),
 ]
 
+LEAVE = [
+    Case("leave: devices that must be gone before the end", "leave"),
+    *_variants(
+        "leave",
+        (),
+        {
+            "NO_HOLD": "rounds hold the end: without it the migration fails by the check",
+            "NO_CHECK": "a migration that ends nevertheless fails",
+            "REMOVED_IS_UNPLUGGED": "the end waits for removed, not for unplugged",
+            "HOLD_ENDS_AT_REQUEST": "a request to let go does not end the hold",
+            "STARTS_UNSAVABLE": "none starts with a state that cannot be saved, unless it waits",
+            "UNPLUGGED_STARTS": "nor while something is left of such a device",
+            "HOLD_STAYS": "a cancel ends the hold: who did not ask does not wait",
+        },
+    ),
+    Case(
+        "leave: NO_HOLD and NO_CHECK",
+        "leave",
+        ("BREAK_NO_HOLD", "BREAK_NO_CHECK"),
+        "neither hold nor check",
+    ),
+]
+
 # The runner must tell each way in which a search proves nothing.
 _CUT_OFF = "not exhaustive: max search depth too small"
 _NO_MEMORY = "not exhaustive: Search not completed"
@@ -153,4 +176,4 @@ CONTROLS = [
     Case("control: a variant that loses nothing", "counts", _COUNTS, "none", verdict="NOT CAUGHT"),
 ]
 
-CASES = MARKS + COUNTS + SESSION + CONTROLS
+CASES = MARKS + COUNTS + SESSION + LEAVE + CONTROLS

@@ -16,7 +16,7 @@ from cases import CASES, Case
 
 HERE = Path(__file__).resolve().parent
 # The assertions that are the property; others hold what a model assumes of itself.
-PROPERTY = re.compile(r"^pan:1: assertion violated .*(older|latched|in_flight)", re.M)
+PROPERTY = re.compile(r"^pan:1: assertion violated .*(older|latched|in_flight|driven|forced|asked)", re.M)
 
 
 @dataclass
