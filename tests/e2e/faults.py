@@ -45,7 +45,7 @@ UNBIND = (
 REMOVE = "until rmmod pvdirty 2>/dev/null; do usleep 100000; done"
 PROBE = "for f in /sys/bus/pci/devices/*; do echo ${f##*/} >/sys/bus/pci/drivers_probe; done"
 LISTEN = (
-    "while read -r m; do load_module $m; done </modules/button-order; "
+    "load_modules button; "
     "for f in /dev/input/event*; do (dd if=$f bs=24 count=1 >/dev/null 2>&1; poweroff -f) & done"
 )
 

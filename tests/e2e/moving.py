@@ -11,6 +11,7 @@ from typing import Any
 from support import expect
 
 from harness import guest_image, run
+from harness.devices import DISK, NET
 from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.rundir import RunDir
@@ -21,7 +22,6 @@ BANDWIDTH = 256 << 20
 CRAWL = 2 << 20  # less than the guest's CPUs dirty
 BLIND_PASSES = 2
 LIMIT_SECONDS = 180.0
-WORK = {"e1000e": "net_bytes", "virtio-blk": "disk_bytes"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class MovingGuest:
         self.source.kill()
         self.source, self.destination = self.destination, None
         self.source.call("cont")
-        if "e1000e" in self.config.drivers:
+        if self.config.driver(NET):
             self._generator.start(self.directory / f"{self.source.name}.net")
         self.wait_for_work()
         self.expect_sound()
@@ -218,9 +218,9 @@ class MovingGuest:
             load = self.source.load().values
             first.update({k: v for k, v in load.items() if k not in first})
             return bool(load) and all(
-                load[counter] > first[counter]
-                for driver, counter in WORK.items()
-                if driver in self.config.drivers
+                load[device.counter] > first[device.counter]
+                for kind in (NET, DISK)
+                if (device := self.config.driver(kind))
             )
 
         self.source.wait("I/O at the source", works, 120, lambda: self.progress.show("source runs"))

@@ -17,12 +17,14 @@ from harness.base import (
     say,
 )
 from harness.cli import Parser
+from harness.devices import DRIVERS
 from harness.progress import Progress
 from harness.provision import KERNELS, provision
 from harness.run import MODES, Outcome, RunResult, run
 from harness.vm import VmConfig
 
-DRIVERS = ("e1000e", "virtio-blk", "e1000e+virtio-blk")
+BOTH = "e1000e+virtio-blk"
+MIGRATABLE = (*(name for name, driver in DRIVERS.items() if driver.migratable), BOTH)
 MIN_MEMORY = 256 << 20
 DESCRIPTION = """\
 Migrates a running guest whose devices do DMA that no dirty log sees, between
@@ -77,7 +79,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--driver", choices=DRIVERS, default=DRIVERS[-1], help="default: both")
+    parser.add_argument("--driver", choices=MIGRATABLE, default=BOTH, help=f"default: {BOTH}")
     parser.add_argument("--kernel", choices=sorted(KERNELS), default="6.1", help="default: 6.1")
     parser.add_argument("--memory", type=memory, default="512M", metavar="SIZE", help="512M, 6G")
     parser.add_argument(

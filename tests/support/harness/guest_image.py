@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import devices
 from .base import BUILD, SUPPORT, HarnessError, Phase, command
+from .devices import DRIVERS
 
-DRIVERS = ("virtio_pci", "virtio_blk", "e1000e")
 BUTTON = ("evdev", "button")  # for a test that presses the power button
 GUEST = SUPPORT / "guest"
 BUSYBOX = Path("/usr/bin/busybox")
@@ -102,7 +103,7 @@ def build(version: str) -> None:
     modules = kernel / "lib" / "modules" / release
     pvdirty = BUILD / "guest" / version / "pvdirty.ko"
     ingredients = [BUSYBOX, *programs, pvdirty, GUEST / "init", Path(__file__)]
-    ingredients += [kernel / ".stamp"]
+    ingredients += [kernel / ".stamp", Path(devices.__file__)]
     digest = hashlib.sha256()
     for path in ingredients:
         digest.update(path.read_bytes())
@@ -123,12 +124,13 @@ def build(version: str) -> None:
             shutil.copy(program, root / "bin")
         shutil.copy(GUEST / "init", root / "init")
         os.chmod(root / "init", 0o755)
-        for order, wanted in (("order", DRIVERS), ("button-order", BUTTON)):
+        lists = {name: driver.modules for name, driver in DRIVERS.items()} | {"button": BUTTON}
+        for name, wanted in lists.items():
             names = []
             for module in module_order(modules, wanted):
                 names.append(re.sub(r"\.xz$", "", module.name))
                 copy_module(module, root / "modules" / names[-1])
-            (root / "modules" / order).write_text("".join(n + "\n" for n in names))
+            (root / "modules" / f"{name}-order").write_text("".join(n + "\n" for n in names))
         copy_module(pvdirty, root / "modules" / "pvdirty.ko")
         archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
         command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)

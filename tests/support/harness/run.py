@@ -12,6 +12,7 @@ from typing import Any
 
 from . import guest_image
 from .base import BUILD, EXIT_REFUSED, EXIT_TIMEOUT, HarnessError
+from .devices import DISK, NET
 from .frames import FrameGenerator
 from .progress import Progress
 from .qmp import QmpClosed, QmpError
@@ -125,7 +126,7 @@ def start_source(config: VmConfig, disk: Path, directory: Path, progress: Progre
 def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress) -> None:
     """Waits until the guest's workload runs and its devices have moved data."""
     _ready(vm, progress)
-    if "e1000e" in config.drivers:
+    if config.driver(NET):
         generator.start(vm.directory / f"{vm.name}.net")
     warm_up(vm, config, progress)
 
@@ -142,11 +143,7 @@ def _ready(vm: Vm, progress: Progress) -> None:
 def warm_up(vm: Vm, config: VmConfig, progress: Progress) -> None:
     """Waits for the workload of the kernel that came to life last, as boot() does."""
     _ready(vm, progress)
-    wanted = [
-        counter
-        for driver, counter in (("e1000e", "net_bytes"), ("virtio-blk", "disk_bytes"))
-        if driver in config.drivers
-    ]
+    wanted = [device.counter for kind in (NET, DISK) if (device := config.driver(kind))]
 
     def warm() -> bool:
         values = vm.load().values
@@ -242,7 +239,7 @@ def resume(
 ) -> bool:
     """Lets the destination run until its devices work and its data are checked."""
     destination.call("cont")
-    if "e1000e" in config.drivers:
+    if config.driver(NET):
         generator.start(destination.directory / f"{destination.name}.net")
     first = None
 
@@ -254,8 +251,8 @@ def resume(
         first = first or load
         swept = load.values["disk_sweeps"] - first.values["disk_sweeps"]
         received = load.values["net_bytes"] - first.values["net_bytes"]
-        return ("virtio-blk" not in config.drivers or swept >= RESUME_SWEEPS) and (
-            "e1000e" not in config.drivers or received > 0
+        return (not config.driver(DISK) or swept >= RESUME_SWEEPS) and (
+            not config.driver(NET) or received > 0
         )
 
     destination.wait(
@@ -271,7 +268,7 @@ def run(
     config = config_for(mode, base)
     path = directory.path
     disk = path / "disk.img"
-    if "virtio-blk" in config.drivers:
+    if config.driver(DISK):
         shutil.copyfile(guest_image.disk_content(), disk)
     generator = FrameGenerator(NET_BYTES_PER_SECOND)
     with contextlib.ExitStack() as stack:

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import guest_image
 from .base import BUILD, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
+from .devices import DISK, DRIVERS, NET, Driver, back_end, comma
 from .qmp import Qmp, QmpClosed, connect_unix
 
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
@@ -51,26 +52,32 @@ class VmConfig:
     def workload(self) -> str:
         """The guest program's arguments."""
         words = [f"cpu={self.cpu_pages_per_second}"]
-        if "virtio-blk" in self.drivers:
+        if disk := self.driver(DISK):
             only = "" if self.disk_writes else ":ro"
-            words.append(f"disk=/dev/vda:{2 * self.disk_kib_per_second}{only}")
-        if "e1000e" in self.drivers:
+            words.append(f"disk={disk.path}:{2 * self.disk_kib_per_second}{only}")
+        if self.driver(NET):
             words.append("net=eth0")
         return ",".join(words)
+
+    def driver(self, kind: str) -> Driver | None:
+        """The VM's NIC or disk, if it has one."""
+        return next((DRIVERS[d] for d in self.drivers if DRIVERS[d].kind == kind), None)
 
     def command_line(self, name: str, disk: Path, incoming: bool) -> list[str]:
         """QEMU's arguments; sockets and logs are relative to the run's directory."""
         kernel = BUILD / "kernels" / self.kernel
+        devices = [d for kind in (NET, DISK) if (d := self.driver(kind))]
         append = [
             "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off",
             f"demo.pvdirty={int(self.load_module)} demo.load={self.workload()}",
+            f"demo.drivers={','.join(self.drivers)}",
             f"demo.control={int(self.control)} {self.kernel_options}",
         ]
         # kvmclock's page is written by KVM itself, past any dirty log.
         cpu = "host,-kvmclock" if self.accel == "kvm" else "qemu64"
         argv = [self.qemu]
         for plugin in self.plugins:
-            argv += ["-plugin", f"file={_comma(plugin)}{self.plugin_options}"]
+            argv += ["-plugin", f"file={comma(plugin)}{self.plugin_options}"]
         argv += ["-sandbox", self.sandbox]
         argv += ["-machine", "q35,memory-backend=m0", "-accel", self.accel, "-cpu", cpu]
         argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
@@ -89,30 +96,13 @@ class VmConfig:
                 f"pvdirty-root-port,id={port},chassis={number + 1},slot={number + 1}"
                 f",addr={number + 4}{self.port_options}",
             ]
-        if "e1000e" in self.drivers:
-            bus = "rp0" if self.covered else "pcie.0"
-            argv += ["-netdev", f"stream,id=n0,server=on,addr.type=unix,addr.path={name}.net"]
-            argv += ["-device", f"e1000e,netdev=n0,bus={bus},romfile="]
-        if "virtio-blk" in self.drivers:
-            bus = "rp1" if self.covered else "pcie.0"
-            argv += ["-blockdev", f"driver=file,node-name=file0,filename={_comma(disk)}"]
-            # The disk is slower than the guest asks, so requests wait in QEMU at any time. When
-            # the VM stops, they are carried out: DMA that the guest can mark no more.
-            limit = self.disk_kib_per_second << 10
-            argv += ["-object", f"throttle-group,id=slow,x-bps-total={limit}"]
-            argv += ["-blockdev", "driver=throttle,node-name=d0,throttle-group=slow,file=file0"]
-            argv += [
-                "-device",
-                f"virtio-blk-pci,drive=d0,bus={bus},iommu_platform=on,disable-legacy=on",
-            ]
+        for device in devices:
+            bus = PORTS[device.kind == DISK] if self.covered else "pcie.0"
+            argv += back_end(device.kind, name, disk, self.disk_kib_per_second << 10)
+            argv += device.arguments(bus)
         if incoming:
             argv += ["-incoming", "unix:migrate", "-S"]
         return argv
-
-
-def _comma(path: Path) -> str:
-    """QEMU's option syntax doubles a comma that is meant."""
-    return str(path).replace(",", ",,")
 
 
 @dataclass
