@@ -50,10 +50,10 @@ static PVDirtyPort *port_above(PCIDevice *dev)
 
     for (up = pci_get_bus(dev)->parent_dev; up;
          up = pci_get_bus(up)->parent_dev) {
-        Object *o = object_dynamic_cast(OBJECT(up), TYPE_PVDIRTY_ROOT_PORT);
+        PVDirtyPort *p = pvdirty_port(up);
 
-        if (o) {
-            return PVDIRTY_ROOT_PORT(o);
+        if (p) {
+            return p;
         }
     }
     return NULL;
@@ -158,7 +158,7 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
     c->pci = pci;
     c->id = dev->id ? g_strdup(dev->id)
                     : object_get_canonical_path(OBJECT(dev));
-    c->port = g_strdup(DEVICE(p)->id ? DEVICE(p)->id : PCI_DEVICE(p)->name);
+    c->port = g_strdup(pvdirty_port_name(p));
     c->add = device_add_arguments(dev);
     c->migratable = !(vmsd && vmsd->unmigratable) && !drop_vfio_blocker(dev);
     c->device = pvd_device_add(p->port,

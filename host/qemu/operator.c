@@ -22,8 +22,7 @@ static void get_ports(Object *o, Visitor *v, const char *name, void *opaque,
     QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
         QDict *d = qdict_new();
 
-        qdict_put_str(d, "id", DEVICE(p)->id ? DEVICE(p)->id
-                                             : PCI_DEVICE(p)->name);
+        qdict_put_str(d, "id", pvdirty_port_name(p));
         qdict_put_bool(d, "registered", pvd_port_registered(p->port));
         qlist_append(list, d);
     }

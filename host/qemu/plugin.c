@@ -22,6 +22,7 @@
 #include "qemu/error-report.h"
 #include "qemu/qemu-plugin.h"
 #include "qom/object.h"
+#include "port.h"
 #include "untracked.h"
 #include "vm.h"
 

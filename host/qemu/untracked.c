@@ -217,32 +217,33 @@ bool pvdirty_untracked_realize(PVDirtyPort *p, Error **errp)
     PVDirtyUntracked *u;
 
     if (!ram || qemu_ram_get_fd(ram) < 0 || !qemu_ram_is_shared(ram)) {
-        error_setg(errp, "pvdirty-root-port: x-test-untracked=on needs guest "
-                   "RAM in a shared file: add -object memory-backend-memfd,"
+        error_setg(errp, "pvdirty: x-test-untracked=on needs guest RAM "
+                   "in a shared file: add -object memory-backend-memfd,"
                    "id=m0,size=SIZE,share=on -machine memory-backend=m0");
         return false;
     }
     u = p->untracked = g_new0(PVDirtyUntracked, 1);
     QLIST_INIT(&u->shadows);
-    memory_region_init(&u->root, OBJECT(p), "pvdirty-untracked", UINT64_MAX);
-    memory_region_init_alias(&u->system, OBJECT(p), "pvdirty-system",
+    memory_region_init(&u->root, OBJECT(p->pci), "pvdirty-untracked",
+                       UINT64_MAX);
+    memory_region_init_alias(&u->system, OBJECT(p->pci), "pvdirty-system",
                              get_system_memory(), 0, UINT64_MAX);
     memory_region_add_subregion_overlap(&u->root, 0, &u->system, 0);
     address_space_init(&u->as, &u->root, "pvdirty-untracked");
     memory_region_init_iommu(&u->iommu, sizeof(u->iommu), TYPE_PVDIRTY_IOMMU,
-                             OBJECT(p), "pvdirty-iommu", UINT64_MAX);
+                             OBJECT(p->pci), "pvdirty-iommu", UINT64_MAX);
     address_space_init(&u->iommu_as, MEMORY_REGION(&u->iommu),
                        "pvdirty-iommu");
     u->live = true;
     pvdirty_oracle_enable();
     pvdirty_untracked_update(p);
     if (QLIST_EMPTY(&u->shadows)) {
-        error_setg(errp, "pvdirty-root-port: cannot map guest RAM a second "
-                   "time: %s", strerror(errno));
+        error_setg(errp, "pvdirty: cannot map guest RAM a second time: %s",
+                   strerror(errno));
         pvdirty_untracked_exit(p);
         return false;
     }
-    pci_setup_iommu(pci_bridge_get_sec_bus(PCI_BRIDGE(p)),
+    pci_setup_iommu(pci_bridge_get_sec_bus(PCI_BRIDGE(p->pci)),
                     device_address_space, p);
     return true;
 }

@@ -272,11 +272,9 @@ void pvdirty_vm_add_port(PVDirtyPort *p)
     uint32_t features = p->touch << PVDIRTY_F_TOUCH |
                         p->bitmap << PVDIRTY_F_BITMAP |
                         p->inflight << PVDIRTY_F_INFLIGHT;
-    const char *id = DEVICE(p)->id;
 
     pvd_domain_limit_sections(pvdirty_vm.domain, max_windows());
-    p->port = pvd_port_new(pvdirty_vm.domain, id ? id : PCI_DEVICE(p)->name,
-                           features);
+    p->port = pvd_port_new(pvdirty_vm.domain, pvdirty_port_name(p), features);
     QTAILQ_INSERT_TAIL(&pvdirty_vm.ports, p, next);
 }
 
@@ -299,7 +297,7 @@ void pvdirty_vm_refresh(void)
     QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
         blind |= p->test_blind;
         if (p->cap) {
-            memcpy(PCI_DEVICE(p)->config + p->cap + 2,
+            memcpy(p->pci->config + p->cap + 2,
                    pvd_port_config(p->port) + 2, PVDIRTY_CAP_LEN - 2);
         }
     }

@@ -7,21 +7,16 @@
 #define PVDIRTY_QEMU_VM_H
 
 #include "exec/memory.h"
-#include "hw/pci/pcie_port.h"
+#include "hw/pci/pci.h"
 #include "pvdirty/pvdirty.h"
 #include "pvdirty_abi.h"
 #include "qom/object.h"
 
-#define TYPE_PVDIRTY_ROOT_PORT "pvdirty-root-port"
-OBJECT_DECLARE_SIMPLE_TYPE(PVDirtyPort, PVDIRTY_ROOT_PORT)
-
 typedef struct PVDirtyUntracked PVDirtyUntracked;
 
-struct PVDirtyPort {
-    /*< private >*/
-    PCIESlot parent_obj;
-    /*< public >*/
-    PCIResReserve res_reserve;
+/* A port: what devices of each kind have in them, see port.h. */
+typedef struct PVDirtyPort {
+    PCIDevice *pci;               /* the device it is in */
     bool touch, bitmap, inflight; /* feature offers */
     bool test_untracked;          /* x-test-untracked */
     bool test_blind;              /* x-test-blind */
@@ -32,7 +27,7 @@ struct PVDirtyPort {
     uint8_t state[PVD_PORT_STATE_LEN];
     PVDirtyUntracked *untracked;  /* NULL without x-test-untracked */
     QTAILQ_ENTRY(PVDirtyPort) next;
-};
+} PVDirtyPort;
 
 /* A stretch of guest RAM: writable, migratable, mapped at gpa. */
 typedef struct PVDirtyRam {
@@ -129,8 +124,12 @@ PVDirtyRest pvdirty_migrate_rest(void);
 void pvdirty_tcg_init(void);
 void pvdirty_tcg_invalidate(MemoryRegion *mr, hwaddr offset, uint64_t len);
 
-/* port.c */
+/* port.c: the kinds of ports. */
 void pvdirty_port_register(void);
+/* The port that a device is, or NULL. */
+PVDirtyPort *pvdirty_port(PCIDevice *d);
+/* Its id, or what stands for it in messages. */
+const char *pvdirty_port_name(const PVDirtyPort *p);
 
 /* stats.c: QOM properties of a port. */
 void pvdirty_stats_class_init(ObjectClass *oc);
