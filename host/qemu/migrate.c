@@ -203,9 +203,10 @@ static void run_state_changed(void *opaque, bool running, RunState state)
 /* Where a port is, and of which kind: what QEMU will look for at the end. */
 static void get_place(PVDirtyPort *p, char place[PLACE_LEN])
 {
-    g_autofree char *path = vmstate_if_get_id(VMSTATE_IF(p));
+    g_autofree char *path = vmstate_if_get_id(VMSTATE_IF(p->pci));
 
-    snprintf(place, PLACE_LEN, "%s/%s", path, qdev_get_vmsd(DEVICE(p))->name);
+    snprintf(place, PLACE_LEN, "%s/%s", path,
+             qdev_get_vmsd(DEVICE(p->pci))->name);
 }
 
 static void put_places(QEMUFile *f)
