@@ -31,7 +31,7 @@ void pvdirty_ram_set_dirty(const PVDirtyRam *ram, hwaddr gpa, uint64_t len)
     }
 }
 
-/* The word of a dirty bitmap that begins with this page. Under RCU. */
+/* The word of a dirty bitmap that has this page. Under RCU. */
 static unsigned long *dirty_word(int client, ram_addr_t page)
 {
     DirtyMemoryBlocks *b = qatomic_rcu_read(&ram_list.dirty_memory[client]);
@@ -61,6 +61,16 @@ bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
     }
     qatomic_or(dirty_word(DIRTY_MEMORY_MIGRATION, page), mask);
     return true;
+}
+
+bool pvdirty_ram_take_dirty_page(MemoryRegion *mr, hwaddr offset, int client)
+{
+    ram_addr_t page = (memory_region_get_ram_addr(mr) + offset) >>
+                      PVDIRTY_PAGE_SHIFT;
+    unsigned long mask = 1UL << (page % 64);
+
+    RCU_READ_LOCK_GUARD();
+    return qatomic_fetch_and(dirty_word(client, page), ~mask) & mask;
 }
 
 static int dirty_section(MemoryRegionSection *s, void *opaque)

@@ -54,6 +54,7 @@ enum {
     EVER,       /* handed since the VM started */
     HANDED,     /* handed, and perhaps still held */
     OLD,        /* perhaps held since before a session that no guest counts */
+    FINISHED,   /* written since it was handed out the last time */
     WRITTEN,    /* written, not reported since */
     SESSION,    /* written in this session */
     MARKED,     /* marked in this session */
@@ -113,6 +114,7 @@ void pvdirty_oracle_handed(hwaddr gpa)
     if (PAGE(gpa) < oracle.pages) {
         set_bit(PAGE(gpa), oracle.set[EVER]);
         set_bit(PAGE(gpa), oracle.set[HANDED]);
+        clear_bit(PAGE(gpa), oracle.set[FINISHED]);
         clear_bit(PAGE(gpa), oracle.set[TAKEN]);
     }
 }
@@ -124,6 +126,7 @@ bool pvdirty_oracle_was_handed(hwaddr gpa)
 
 void pvdirty_oracle_written(hwaddr gpa)
 {
+    set_bit(PAGE(gpa), oracle.set[FINISHED]);
     set_bit(PAGE(gpa), oracle.set[WRITTEN]);
     set_bit(PAGE(gpa), oracle.set[SESSION]);
 }
@@ -150,7 +153,7 @@ void pvdirty_oracle_session(void)
     if (!stats.registered) {
         /* What QEMU has finished is no longer held, as far as one can tell. */
         bitmap_andnot(oracle.set[HANDED], oracle.set[HANDED],
-                      oracle.set[WRITTEN], oracle.pages);
+                      oracle.set[FINISHED], oracle.pages);
         bitmap_or(oracle.set[OLD], oracle.set[OLD], oracle.set[HANDED],
                   oracle.pages);
         bitmap_zero(oracle.set[HANDED], oracle.pages);

@@ -55,6 +55,23 @@ struct PVDirtyUntracked {
     bool updating;
 };
 
+/* What was finished before the page is handed out again. */
+static void take_written_page(PVDirtyUntracked *u, hwaddr gpa)
+{
+    PVDirtyShadow *s;
+
+    QLIST_FOREACH(s, &u->shadows, next) {
+        if (gpa - s->ram.gpa < s->ram.size) {
+            if (pvdirty_oracle_was_handed(gpa) &&
+                pvdirty_ram_take_dirty_page(&s->mr, gpa - s->ram.gpa,
+                                            DIRTY_MEMORY_VGA)) {
+                pvdirty_oracle_written(gpa);
+            }
+            return;
+        }
+    }
+}
+
 static IOMMUTLBEntry translate(IOMMUMemoryRegion *iommu, hwaddr addr,
                                IOMMUAccessFlags flag, int iommu_idx)
 {
@@ -67,6 +84,7 @@ static IOMMUTLBEntry translate(IOMMUMemoryRegion *iommu, hwaddr addr,
         if (r) {
             pvdirty_tcg_invalidate(r->mr, r->offset + (page - r->gpa),
                                    PVDIRTY_PAGE_SIZE);
+            take_written_page(u, page);
             pvdirty_oracle_handed(page);
         }
     }

@@ -76,6 +76,11 @@ bool pvdirty_ram_set_dirty_mask(const PVDirtyRam *ram, hwaddr gpa,
                                 uint64_t mask);
 
 /*
+ * Takes a page's bit, for a client that no vCPU's TLB has anything to do with.
+ */
+bool pvdirty_ram_take_dirty_page(MemoryRegion *mr, hwaddr offset, int client);
+
+/*
  * All migratable RAM, also what is not mapped just now, or only for reading; not
  * what virtio-mem has unplugged.
  */
