@@ -47,7 +47,18 @@ def runner() -> None:
     expect(code == 2, "a script that is not there")
 
 
-CASES = {"runner": runner}
+def _migration(mode: str) -> None:
+    devices = ["--device", "nvme"] * 2
+    code, out = _run(*devices, str(Path(__file__).with_name("migrate.py")), mode)
+    expect(code == 0, f"exit code {code}")
+    expect(f"{mode}: " in out, "no result")
+
+
+CASES = {
+    "runner": runner,
+    "nvme": lambda: _migration("log"),
+    "nvme-control": lambda: _migration("off"),
+}
 
 if __name__ == "__main__":
     sys.exit(main(CASES))
