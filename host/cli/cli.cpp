@@ -167,7 +167,7 @@ int run(int argc, const char* const* argv, std::FILE* out, std::FILE* err) {
     CLI::App app("Live migration of VMs whose devices write memory by untracked DMA", "pvdirty");
     app.require_subcommand(1);
 
-    const std::array commands{add_compare(app), add_status(app), add_watch(app)};
+    const std::array commands{add_compare(app), add_status(app), add_watch(app), add_migrate(app)};
     const auto parsed = [&] {
         return std::find_if(commands.begin(), commands.end(),
                             [](const Command& command) { return command.app->parsed(); });

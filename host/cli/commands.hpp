@@ -20,6 +20,7 @@ struct Command {
 
 Command add_status(CLI::App& app);
 Command add_watch(CLI::App& app);
+Command add_migrate(CLI::App& app);
 
 } // namespace pvdirty::cli
 

@@ -1,42 +1,20 @@
 // SPDX-License-Identifier: MIT
 /* The commands for running VMs: their command lines, and the monitors they speak to. */
-#include <array>
 #include <memory>
 #include <string>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
-#include <poll.h>
 
 #include "cli/cli.hpp"
 #include "cli/commands.hpp"
 #include "cli/qmp.hpp"
-#include "cli/signals.hpp"
+#include "cli/real_pacer.hpp"
 #include "cli/status.hpp"
 
 namespace pvdirty::cli {
 
 namespace {
-
-/* The clock of this machine, its signals, and the news of one monitor. */
-class RealPacer final : public Pacer {
-public:
-    RealPacer(const Signals& signals, const Qmp& monitor)
-        : signals_(&signals), monitor_(&monitor) {}
-
-    [[nodiscard]] Moment now() const override { return std::chrono::steady_clock::now(); }
-    [[nodiscard]] bool interrupted() const override { return signals_->interrupted(); }
-    void pause(Milliseconds time) override {
-        // A signal that has arrived already must not make the clean-up spin.
-        const int signals = interrupted() ? -1 : signals_->descriptor();
-        std::array<pollfd, 2> ready{{{signals, POLLIN, 0}, {monitor_->descriptor(), POLLIN, 0}}};
-        ::poll(ready.data(), ready.size(), static_cast<int>(time.count()));
-    }
-
-private:
-    const Signals* signals_;
-    const Qmp* monitor_;
-};
 
 /* One line about why a command ends, and its exit code. */
 int complain(const char* command, const std::string& path, const MonitorError& error,

@@ -52,6 +52,25 @@ Device read_device(const json& entry) {
     return device;
 }
 
+/* "" for one that has none. One that waits at any address is reached here, where its monitor is. */
+std::string uri_of(const json& address) {
+    const auto text = [&](const char* name) {
+        const json value = address.value(name, json());
+        return value.is_string() ? value.get<std::string>() : std::string();
+    };
+    if (text("type") == "unix") {
+        return "unix:" + text("path");
+    }
+    if (text("type") == "inet") {
+        const std::string host = text("host");
+        const std::string reached = host == "0.0.0.0" ? "127.0.0.1" : host == "::" ? "::1" : host;
+        return reached.find(':') == std::string::npos
+                   ? fmt::format("tcp:{}:{}", reached, text("port"))
+                   : fmt::format("tcp:[{}]:{}", reached, text("port"));
+    }
+    return "";
+}
+
 Migration read_migration(const json& info) {
     Migration migration;
     migration.status = info.value("status", "");
@@ -61,7 +80,11 @@ Migration read_migration(const json& info) {
     migration.error = info.value("error-desc", "");
     migration.total_ms = info.value("total-time", std::uint64_t{0});
     migration.downtime_ms = info.value("downtime", std::uint64_t{0});
-    migration.addresses = info.value("socket-address", json());
+    for (const json& address : info.value("socket-address", json::array())) {
+        if (std::string uri = uri_of(address); !uri.empty()) {
+            migration.addresses.push_back(std::move(uri));
+        }
+    }
     const json ram = info.value("ram", json::object());
     const auto number = [&](const char* name, std::uint64_t otherwise = 0) {
         return ram.value(name, otherwise);
@@ -225,6 +248,26 @@ MonitorResult<void> Vm::hold_for(const std::vector<std::string>& ids) const {
     return done(monitor_->call("qom-set", {{"path", object_path},
                                            {"property", "hold-for"},
                                            {"value", fmt::format("{}", fmt::join(ids, ","))}}));
+}
+
+MonitorResult<void> Vm::migrate(const std::string& uri) const {
+    return done(monitor_->call("migrate", {{"uri", uri}}));
+}
+
+MonitorResult<void> Vm::migrate_incoming(const std::string& uri) const {
+    return done(monitor_->call("migrate-incoming", {{"uri", uri}}));
+}
+
+MonitorResult<void> Vm::cancel() const {
+    return done(monitor_->call("migrate_cancel"));
+}
+
+MonitorResult<void> Vm::device_del(const std::string& id) const {
+    return done(monitor_->call("device_del", {{"id", id}}));
+}
+
+MonitorResult<void> Vm::device_add(const json& arguments) const {
+    return done(monitor_->call("device_add", arguments));
 }
 
 } // namespace pvdirty::cli

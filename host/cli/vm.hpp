@@ -63,7 +63,7 @@ struct Migration {
     std::uint64_t passes = 0; /**< syncs of the dirty bitmap */
     std::uint64_t pages_sent = 0;
     std::uint64_t dirty_pages_per_second = 0; /**< CPU and DMA, by QEMU */
-    nlohmann::json addresses;                 /**< where a destination waits; null if unknown */
+    std::vector<std::string> addresses;       /**< URIs where a destination waits, if known */
 
     /** It has not ended. */
     [[nodiscard]] bool running() const noexcept;
@@ -103,6 +103,16 @@ public:
     [[nodiscard]] MonitorResult<void> set_capability(const std::string& name, bool on) const;
     /** Devices that must be gone before the next migration ends. */
     [[nodiscard]] MonitorResult<void> hold_for(const std::vector<std::string>& ids) const;
+    /** Begins a migration to a URI, and returns. */
+    [[nodiscard]] MonitorResult<void> migrate(const std::string& uri) const;
+    /** Waits for a migration at a URI: of a VM that was started with "-incoming defer". */
+    [[nodiscard]] MonitorResult<void> migrate_incoming(const std::string& uri) const;
+    /** Asks for a migration's end, and returns. */
+    [[nodiscard]] MonitorResult<void> cancel() const;
+    /** Asks the guest to let go of a device, and returns. */
+    [[nodiscard]] MonitorResult<void> device_del(const std::string& id) const;
+    /** @param arguments as QMP takes them */
+    [[nodiscard]] MonitorResult<void> device_add(const nlohmann::json& arguments) const;
 
 private:
     [[nodiscard]] MonitorResult<nlohmann::json> property(const char* name) const;

@@ -12,6 +12,7 @@ import hostile
 import hostile_migration
 import judges
 import life
+import migrate_command
 import policies
 import provisioning
 import runs
@@ -53,7 +54,7 @@ CASES = {
     "hostile-restless": hostile_migration.restless,
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
-} | faults.CASES | features.CASES | around.CASES
+} | faults.CASES | features.CASES | around.CASES | migrate_command.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

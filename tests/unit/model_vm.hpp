@@ -36,8 +36,9 @@ public:
     std::optional<Milliseconds> lets_go_within; /**< of the guest; none: never */
     Milliseconds gone = Milliseconds::max();    /**< QEMU ends then */
     std::map<std::string, std::string> refuses; /**< command: why */
-    std::map<std::string, json> parameters{{"max-bandwidth", 1}, {"downtime-limit", 300}};
+    std::map<std::string, json> parameters{{"max-bandwidth", 1U}, {"downtime-limit", 300U}};
     bool return_path = false;
+    bool stays_stopped = false;      /**< after a migration that failed */
     std::vector<std::string> called; /**< commands that change something, in order */
     std::vector<json> added;         /**< arguments of device_add */
     std::string uri;                 /**< of the last migration, either side */
@@ -117,6 +118,8 @@ private:
         }
         if (how == "completed") {
             run_state = "postmigrate";
+        } else if (stays_stopped) {
+            run_state = "paused";
         }
     }
 

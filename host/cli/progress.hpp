@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+/** Says how a migration gets on, while it does. */
+#ifndef PVDIRTY_CLI_PROGRESS_HPP
+#define PVDIRTY_CLI_PROGRESS_HPP
+
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "cli/migrate.hpp"
+
+namespace pvdirty::cli {
+
+/** One line that is drawn again on a terminal, else a line now and then. */
+class Progress {
+public:
+    /** @param out outlives this */
+    Progress(std::FILE* out, bool terminal) : out_(out), terminal_(terminal) {}
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+    /** Leaves the terminal's line. */
+    ~Progress();
+
+    void show(const Snapshot& now);
+
+private:
+    void measure(const Snapshot& now);
+    [[nodiscard]] std::string rates(const Snapshot& now) const;
+
+    std::FILE* out_;
+    bool terminal_;
+    bool drawn_ = false;
+    std::optional<Snapshot> base_; // what rates are measured from
+    bool measured_ = false;
+    double marked_ = 0; // by devices, in bytes per second
+    double sent_ = 0;   // likewise
+    std::string phase_; // of the last line
+    std::optional<Moment> shown_;
+};
+
+} // namespace pvdirty::cli
+
+#endif // PVDIRTY_CLI_PROGRESS_HPP

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+#include "cli/unplug.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+namespace pvdirty::cli {
+
+namespace {
+
+using namespace std::chrono_literals;
+using Kind = MonitorError::Kind;
+
+constexpr Milliseconds step = 100ms;
+// A guest waits 5 s after the attention button before it lets go, whatever becomes of us.
+constexpr Milliseconds late = 7s;
+constexpr Milliseconds limit = 30s; // a slot is ready for the next device by then
+
+} // namespace
+
+Unplug::Unplug(const Vm& vm, std::vector<Device> devices) : vm_(&vm) {
+    // A guest looks at a slot when function 0 comes: the others have to be there by then.
+    std::stable_partition(devices.begin(), devices.end(), [](const Device& device) {
+        const std::string addr = device.add.value("addr", nlohmann::json()).dump();
+        const auto dot = addr.find('.');
+        return dot != std::string::npos && addr.compare(dot, 3, ".0\"") != 0;
+    });
+    for (Device& device : devices) {
+        entries_.push_back({std::move(device), State::plugged, ""});
+    }
+}
+
+bool Unplug::all(State state) const noexcept {
+    return std::all_of(entries_.begin(), entries_.end(),
+                       [&](const Entry& entry) { return entry.state == state; });
+}
+
+bool Unplug::all_gone() const noexcept {
+    return all(State::gone);
+}
+
+std::string Unplug::remaining() const {
+    std::vector<std::string> ids;
+    for (const Entry& entry : entries_) {
+        if (entry.state != State::gone) {
+            ids.push_back(entry.device.id);
+        }
+    }
+    return fmt::format("{}", fmt::join(ids, ", "));
+}
+
+MonitorResult<void> Unplug::ask(Moment now) {
+    asked_ = true;
+    all_seen_ = now;
+    for (const Entry& entry : entries_) {
+        const auto answer = vm_->device_del(entry.device.id);
+        // Functions of one slot go together: then the first of them took the others with it.
+        const bool going =
+            !answer && answer.error().kind == Kind::refused &&
+            (answer.error().message.find("in the process of unplug") != std::string::npos ||
+             answer.error().message.find("not found") != std::string::npos);
+        if (!answer && !going) {
+            return answer;
+        }
+    }
+    return {};
+}
+
+MonitorResult<void> Unplug::look(Moment now) {
+    const auto devices = vm_->devices();
+    if (!devices) {
+        return tl::unexpected(devices.error());
+    }
+    for (Entry& entry : entries_) {
+        // One that leaves and the one that came in its place may have the same id.
+        entry.state = State::gone;
+        for (const Device& device : *devices) {
+            if (device.id == entry.device.id && entry.state != State::leaving) {
+                entry.state = device.leaving ? State::leaving : State::plugged;
+            }
+        }
+    }
+    if (all(State::plugged)) {
+        all_seen_ = now;
+    } else if (!first_left_) {
+        first_left_ = all_seen_;
+    }
+    return {};
+}
+
+MonitorResult<void> Unplug::plug_in(Entry& entry) {
+    const auto added = vm_->device_add(entry.device.add);
+    if (!added && added.error().kind != Kind::refused) {
+        return added;
+    }
+    if (added) {
+        back_.push_back(entry.device.id);
+    } else {
+        entry.refusal = added.error().message;
+    }
+    return {};
+}
+
+MonitorResult<void> Unplug::put_back(Pacer& pacer) {
+    if (!asked_) {
+        return {};
+    }
+    const Moment start = pacer.now();
+    if (auto looked = look(start); !looked) {
+        return looked;
+    }
+    const Moment settled = all_gone() ? start : start + late;
+    while (!all(State::plugged) || pacer.now() < settled) {
+        if (pacer.now() >= start + limit) {
+            std::vector<std::string> missing;
+            for (const Entry& entry : entries_) {
+                if (entry.state != State::plugged) {
+                    missing.push_back(entry.refusal.empty()
+                                          ? entry.device.id
+                                          : fmt::format("{} ({})", entry.device.id, entry.refusal));
+                }
+            }
+            return tl::unexpected(MonitorError{
+                Kind::refused, fmt::format("not plugged in again: {}", fmt::join(missing, ", "))});
+        }
+        for (Entry& entry : entries_) {
+            if (entry.state == State::gone) {
+                if (auto tried = plug_in(entry); !tried) {
+                    return tried;
+                }
+            }
+        }
+        pacer.pause(step);
+        vm_->monitor().take_events();
+        if (auto looked = look(pacer.now()); !looked) {
+            return looked;
+        }
+    }
+    return {};
+}
+
+} // namespace pvdirty::cli

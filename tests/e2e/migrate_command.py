@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""The command `pvdirty migrate` as an operator gives it, against whole QEMUs."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from played import command_line
+from support import expect, expect_nothing_left
+
+from harness import guest_image, run
+from harness.base import die_with_parent
+from harness.frames import FrameGenerator
+from harness.progress import Progress
+from harness.qmp import connect_unix
+from harness.rundir import RunDir
+from harness.vm import PORTS, Vm, VmConfig
+
+LIMIT_SECONDS = 240.0
+REFUSED, TIMED_OUT, INTERRUPTED = 3, 4, 130
+BANDWIDTH = "96M"  # the guest dirties less
+REPLACEMENT = {"driver": "e1000e", "id": "new0", "netdev": "n0", "bus": PORTS[0], "romfile": ""}
+MEMORY = ["-machine", "q35,memory-backend=m0", "-m", "64"]
+MEMORY += ["-object", "memory-backend-memfd,id=m0,size=64M,share=on"]
+NIC = ["-netdev", "hubport,id=n0,hubid=0", "-device", f"e1000e,id=nic0,netdev=n0,bus={PORTS[0]}"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the command ended, and what it reports."""
+
+    code: int
+    report: dict[str, Any]
+    said: str
+
+
+def _operator(name: str) -> str:
+    """The monitor that the command has for itself."""
+    return f"{name}.operator.qmp"
+
+
+def _with_operator(argv: list[str], name: str) -> list[str]:
+    return [*argv, "-qmp", f"unix:{_operator(name)},server=on,wait=off"]
+
+
+class Command:
+    """The command, running. Its temporary files have a directory of their own."""
+
+    def __init__(self, directory: Path, to: str, policy: str, *more: str) -> None:
+        self._scratch = directory / "scratch"
+        self._scratch.mkdir(exist_ok=True)
+        argv = [str(run.CLI), "migrate", "--from", _operator("source"), "--to", to]
+        argv += ["--policy", policy, "--json", *more]
+        self.process = subprocess.Popen(
+            argv,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(self._scratch)},
+            preexec_fn=die_with_parent(),
+        )
+
+    def end(self) -> Ended:
+        """Waits for it; it must leave nothing."""
+        out, err = self.process.communicate(timeout=LIMIT_SECONDS)
+        print(f"pvdirty migrate -> {self.process.returncode}\n{err}{out}", flush=True)
+        left = list(self._scratch.iterdir())
+        expect(not left, f"left behind: {left}")
+        report = json.loads(out)
+        expect(report["exit_code"] == self.process.returncode, "another exit code than reported")
+        return Ended(self.process.returncode, report, err)
+
+
+def _covered(vm: Vm) -> list[dict[str, Any]]:
+    devices: list[dict[str, Any]] = vm.call("qom-get", path="/pvdirty", property="devices")
+    return devices
+
+
+def _unplugged(*more: str) -> Ended:
+    """A guest under load moves without its NIC, and gets another one; all its memory is compared."""
+    config = run.config_for("log", VmConfig(drivers=("e1000e",)))
+    progress = Progress("unplug")
+    with RunDir("unplug", keep=False) as directory, contextlib.ExitStack() as stack:
+        path = directory.path
+        disk = path / "disk.img"
+        shutil.copyfile(guest_image.disk_content(), disk)
+        generator = FrameGenerator(run.NET_BYTES_PER_SECOND)
+        stack.callback(generator.stop)
+
+        argv = config.command_line("source", disk, incoming=False)
+        nic = next(i for i, word in enumerate(argv) if word.startswith("e1000e,"))
+        argv[nic] += ",id=nic0"
+        source = stack.enter_context(Vm("source", _with_operator(argv, "source"), path))
+        run.boot(source, config, generator, progress)
+
+        argv = config.command_line("destination", disk, incoming=True)
+        del argv[nic - 1 : nic + 1]
+        destination = stack.enter_context(
+            Vm("destination", _with_operator(argv, "destination"), path)
+        )
+        options = ["--bandwidth", BANDWIDTH, "--replacement", json.dumps(REPLACEMENT)]
+        ended = Command(
+            path, _operator("destination"), "unplug", "--timeout", "120", *options, *more
+        ).end()
+        expect(ended.code == 0, f"exit code {ended.code}: {ended.report['message']}")
+        run.stopped(source, destination)
+        found = run.compare(source, destination, path)
+        expect(found["bytes_compared"] >= config.memory_bytes, f"not all is compared: {found}")
+        expect(found["pages_lost"] == 0, f"lost: {found['pages_lost']} pages")
+        expect(not _covered(source), "a device is left at the source")
+        expect([d["id"] for d in _covered(destination)] == ["new0"], "no replacement")
+        expect(ended.report["devices"] == ["nic0"], "another device has left")
+        expect(ended.report["unplugged_ms"] is not None, "not said how long it was away")
+        parameters = source.call("query-migrate-parameters")
+        expect(parameters["max-bandwidth"] != 96 << 20, "the bandwidth is not as before")
+    expect_nothing_left(os.getpid())
+    return ended
+
+
+def unplug() -> None:
+    """The device leaves in the middle of a migration that has marked its pages."""
+    ended = _unplugged()
+    expect(ended.report["pages_marked"] > 0, "the device had nothing to do with the migration")
+
+
+def unplug_first() -> None:
+    """The practice to compare with: it leaves before the first page."""
+    ended = _unplugged("--unplug-first")
+    away, all_of_it = ended.report["unplugged_ms"], ended.report["total_ms"]
+    expect(away >= all_of_it, f"without a device for {away} ms of {all_of_it} ms only")
+
+
+@contextlib.contextmanager
+def _stopped_guest(policy: str) -> Iterator[tuple[Path, Vm]]:
+    """A VM whose guest never does anything, and a destination that waits for orders."""
+    with RunDir("stopped", keep=False) as directory, contextlib.ExitStack() as stack:
+        argv = command_line(MEMORY, [], policy)
+        at = argv.index("unix:guest.qmp,server=on,wait=off")
+        del argv[at - 1 : at + 5]  # the monitor, and the guest that tests play
+        for name in ("source", "destination"):
+            mine = [*argv, "-qmp", f"unix:{name}.qmp,server=on,wait=off"]
+            mine += NIC if name == "source" else ["-incoming", "defer"]
+            vm = stack.enter_context(Vm(name, _with_operator(mine, name), directory.path))
+            if name == "source":
+                source = vm
+        yield directory.path, source
+    expect_nothing_left(os.getpid())
+
+
+def _expect_intact(vm: Vm) -> None:
+    """The VM has its device, and may be migrated again."""
+    device = _covered(vm)[0]
+    expect(device["id"] == "nic0" and device["state"] == "plugged", f"not intact: {device}")
+    expect(not device["hold"], "it is still held for")
+    status = vm.call("query-migrate").get("status", "none")
+    expect(status in ("none", "cancelled"), f"the migration is {status}")
+
+
+def stubborn() -> None:
+    """Guests that do not let go, operators that change their mind, monitors that are taken."""
+    with _stopped_guest("refuse") as (path, source):
+        ended = Command(path, _operator("destination"), "keep").end()
+        expect(ended.code == REFUSED, f"exit code {ended.code} for an untracked device")
+        expect("nic0" in ended.report["message"], "the device is not named")
+        _expect_intact(source)
+
+    with _stopped_guest("all-dirty") as (path, source):
+        other = connect_unix(path / _operator("source"))
+        try:
+            ended = Command(path, _operator("destination"), "unplug").end()
+        finally:
+            other.close()
+        expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a monitor that is taken")
+        expect("one client at a time" in ended.said, "not said why")
+
+        command = Command(path, _operator("destination"), "unplug", "--timeout", "600")
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while source.call("query-migrate").get("status") != "active":
+            expect(command.process.poll() is None, "it ended by itself")
+            expect(time.monotonic() < deadline, "no migration")
+            time.sleep(0.05)
+        command.process.send_signal(signal.SIGINT)
+        ended = command.end()
+        expect(ended.code == INTERRUPTED, f"exit code {ended.code} after Ctrl-C")
+        _expect_intact(source)
+
+        ended = Command(path, "exec:cat >/dev/null", "unplug", "--timeout", "1").end()
+        expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a guest that keeps its device")
+        expect("does not let go of nic0" in ended.said, "not said why")
+        expect(ended.report["status"] == "cancelled", "the migration was not cancelled")
+        _expect_intact(source)
+
+
+CASES = {
+    "command-unplug": unplug,
+    "command-unplug-first": unplug_first,
+    "command-stubborn": stubborn,
+}
