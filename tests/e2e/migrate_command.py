@@ -87,7 +87,7 @@ def _covered(vm: Vm) -> list[dict[str, Any]]:
 
 
 def _unplugged(*more: str) -> Ended:
-    """A guest under load moves without its NIC, and gets another one; all its memory is compared."""
+    """A guest under load moves without its NIC and gets another one; its memory is compared."""
     config = run.config_for("log", VmConfig(drivers=("e1000e",)))
     progress = Progress("unplug")
     with RunDir("unplug", keep=False) as directory, contextlib.ExitStack() as stack:
