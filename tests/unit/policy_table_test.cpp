@@ -70,6 +70,42 @@ TEST_CASE("policy table: the judge sees each answer that would be wrong", "[poli
     }
 }
 
+TEST_CASE("policy table: the judge sees a device that must not be there at the end", "[policy]") {
+    const auto state = [](std::string_view name) {
+        for (const StateCase& known : state_cases()) {
+            if (known.name == name) {
+                return play(known, event_cases().front());
+            }
+        }
+        return std::optional<Answers>();
+    };
+    const std::string_view name = GENERATE("unsavable", "to leave");
+    const auto right = state(name);
+    REQUIRE(right);
+    REQUIRE(right->in_the_way);
+    REQUIRE(right->awaited == (name == "to leave"));
+    REQUIRE(right->unsavable);
+    REQUIRE(judge(*right).empty());
+    const auto wrong = [&](auto change) {
+        Answers answers = *right;
+        change(answers);
+        return judge(answers);
+    };
+    const std::string ends = "it ends with the device still there, or fails without a word";
+    CHECK(wrong([](Answers& a) { a.final_pass.refuse.pass = FinalPass::reported; }) == ends);
+    CHECK(wrong([](Answers& a) { a.final_pass.all_dirty.pass = FinalPass::all_dirty; }) == ends);
+    CHECK(wrong([](Answers& a) { a.final_pass.blind.pass = FinalPass::reported; }) == ends);
+    CHECK(wrong([](Answers& a) { a.final_pass.blind.message.clear(); }) == ends);
+    const std::string saved = "a port is saved with the device still there";
+    CHECK(wrong([](Answers& a) { a.save.blind.allowed = true; }) == saved);
+    CHECK(wrong([](Answers& a) { a.start.blind.allowed = true; }) ==
+          "one starts with a state that cannot be saved");
+    if (right->awaited) {
+        CHECK(wrong([](Answers& a) { a.round.blind.hold = false; }) ==
+              "a round does not wait for the device");
+    }
+}
+
 TEST_CASE("policy table: what is fine is not refused", "[policy]") {
     // The other direction: a table that says no everywhere is of no use.
     std::size_t fine = 0;
@@ -80,7 +116,7 @@ TEST_CASE("policy table: what is fine is not refused", "[policy]") {
         REQUIRE(answers);
         INFO(state.name);
         CHECK(answers->harvest.all_dirty == answers->was_untracked);
-        CHECK(answers->start.refuse.allowed == !answers->untracked);
+        CHECK(answers->start.refuse.allowed == (!answers->untracked && !answers->unsavable));
         if (well) {
             CHECK(answers->final_pass.refuse.pass == FinalPass::reported);
             fine++;

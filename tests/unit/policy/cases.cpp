@@ -64,6 +64,17 @@ const std::vector<StateCase>& state_cases() {
              track(scene);
              scene.maps_more_than_the_limit();
          }},
+        {"unsavable", "tracked, but the device's state cannot be saved",
+         [](Scene& scene) {
+             track(scene);
+             scene.cannot_save();
+         }},
+        {"to leave", "the same, and the migration was told to wait until it has gone",
+         [](Scene& scene) {
+             track(scene);
+             scene.cannot_save();
+             scene.waits_for_all();
+         }},
         {"log gone", "the RAM that held the log was unplugged",
          [](Scene& scene) {
              track(scene);
@@ -105,6 +116,11 @@ const std::vector<EventCase>& event_cases() {
          }},
         {"the VMM removes the device at once", true, false,
          [](Scene& scene) { scene.unplug_all_devices(); }},
+        {"the guest removes the device, and something of it is left in the VMM", true, false,
+         [](Scene& scene) {
+             scene.removes();
+             scene.unplugs_all_at_bus();
+         }},
         {"the driver is unbound, then the VMM removes the device", true, true,
          [](Scene& scene) {
              scene.unbinds();
@@ -146,12 +162,14 @@ const std::vector<EventCase>& event_cases() {
          [](Scene& scene) {
              scene.move(false);
              scene.start_session();
-         }},
+         },
+         true},
         {"the same, and its log is refused there", false, true,
          [](Scene& scene) {
              scene.move(true);
              scene.start_session();
-         }},
+         },
+         true},
     };
     return cases;
 }
@@ -161,7 +179,8 @@ std::optional<Answers> play(const StateCase& state, const EventCase& event) {
     constexpr std::uint64_t ram = Scene::ram_bytes;
     Scene scene;
     state.prepare(scene);
-    if ((event.needs_device && !scene.covered()) || (event.needs_log && !scene.domain().log())) {
+    if ((event.needs_device && !scene.covered()) || (event.needs_log && !scene.domain().log()) ||
+        (event.needs_end && (scene.unsavable() || scene.awaited()))) {
         return std::nullopt;
     }
     scene.start_session();
@@ -172,6 +191,8 @@ std::optional<Answers> play(const StateCase& state, const EventCase& event) {
     answers.latched = scene.domain().latched();
     answers.later = scene.harvest();
     answers.was_untracked = scene.was_untracked();
+    answers.awaited = scene.awaited();
+    answers.in_the_way = answers.awaited || scene.unsavable();
     answers.round = by_policy(
         [&](const Policy& policy) { return policy.round(scene.domain(), ram, threshold); });
     answers.final_pass =
@@ -182,13 +203,47 @@ std::optional<Answers> play(const StateCase& state, const EventCase& event) {
     scene.end_session();
     scene.start_session();
     answers.untracked = scene.untracked();
+    answers.unsavable = scene.unsavable();
     answers.start = by_policy([&](const Policy& policy) {
         return policy.may_start(scene.domain(), MigrationKind::pre_copy, ram);
     });
     return answers;
 }
 
+namespace {
+
+/* What must hold while a device is there that must not be when the migration ends. */
+std::string judge_in_the_way(const Answers& answers) {
+    for (const auto& pass :
+         {answers.final_pass.refuse, answers.final_pass.all_dirty, answers.final_pass.blind}) {
+        if (pass.pass != FinalPass::fail || pass.message.empty()) {
+            return "it ends with the device still there, or fails without a word";
+        }
+    }
+    if (answers.save.refuse.allowed || answers.save.all_dirty.allowed ||
+        answers.save.blind.allowed) {
+        return "a port is saved with the device still there";
+    }
+    for (const auto& round : {answers.round.refuse, answers.round.all_dirty, answers.round.blind}) {
+        if (answers.awaited && !round.fail && !round.hold) {
+            return "a round does not wait for the device";
+        }
+    }
+    return "";
+}
+
+} // namespace
+
 std::string judge(const Answers& answers) {
+    if (answers.in_the_way) {
+        if (auto wrong = judge_in_the_way(answers); !wrong.empty()) {
+            return wrong;
+        }
+    }
+    if (answers.unsavable && (answers.start.refuse.allowed || answers.start.all_dirty.allowed ||
+                              answers.start.blind.allowed)) {
+        return "one starts with a state that cannot be saved";
+    }
     if (answers.was_untracked) {
         if (!answers.harvest.all_dirty || !answers.later.all_dirty) {
             return "a harvest says clean";
@@ -200,9 +255,9 @@ std::string judge(const Answers& answers) {
             answers.save.refuse.allowed) {
             return "refuse lets it go on";
         }
-        if (answers.round.all_dirty.fail ||
-            answers.final_pass.all_dirty.pass != FinalPass::all_dirty ||
-            answers.final_pass.all_dirty.message.empty()) {
+        if (!answers.in_the_way && (answers.round.all_dirty.fail ||
+                                    answers.final_pass.all_dirty.pass != FinalPass::all_dirty ||
+                                    answers.final_pass.all_dirty.message.empty())) {
             return "all-dirty does not send all, or not aloud";
         }
     }
@@ -210,7 +265,8 @@ std::string judge(const Answers& answers) {
         if (answers.start.refuse.allowed || answers.start.refuse.message.empty()) {
             return "refuse starts";
         }
-        if (!answers.start.all_dirty.allowed || answers.start.all_dirty.message.empty()) {
+        if (answers.start.all_dirty.allowed == answers.unsavable ||
+            answers.start.all_dirty.message.empty()) {
             return "all-dirty does not start, or starts quietly";
         }
     }

@@ -41,6 +41,8 @@ const std::string start_refused =
     "; load its pvdirty module before the drivers, or unplug the device";
 const std::string start_warned = "; all RAM will be sent while the VM is stopped";
 const std::string round_before = "the guest no longer tracks all DMA: ";
+const std::string never_after =
+    "; unplug it, or have it taken out before the end (pvdirty migrate --policy unplug)";
 const std::string final_before = "all RAM is sent while the VM is stopped: ";
 
 const char* words(FinalPass pass) {
@@ -85,6 +87,15 @@ void Document::same_meaning(const std::string& code, const Answers& answers) {
 }
 
 std::string Document::harvest_code(const Answers& answers) {
+    if (answers.in_the_way) {
+        const ByPolicy<FinalVerdict>& pass = answers.final_pass;
+        if (pass.refuse.message != pass.all_dirty.message ||
+            pass.refuse.message != pass.blind.message) {
+            throw std::logic_error("another reason: " + pass.blind.message);
+        }
+        return (answers.awaited ? "WAIT " : "STAYS ") +
+               std::to_string(messages_.number(pass.refuse.message));
+    }
     if (!answers.harvest.all_dirty) {
         const bool over = answers.round.refuse.fail;
         if (over) {
@@ -104,6 +115,14 @@ std::string Document::harvest_code(const Answers& answers) {
 
 std::string Document::start_code(const Answers& answers) {
     const ByPolicy<Verdict>& start = answers.start;
+    if (answers.unsavable) {
+        if (start.refuse.message != start.blind.message ||
+            start.refuse.message != start.all_dirty.message) {
+            throw std::logic_error("another reason: " + start.blind.message);
+        }
+        return "never " +
+               std::to_string(messages_.number(reason_in(start.refuse.message, "", never_after)));
+    }
     if (!start.blind.allowed || !start.blind.message.empty() || !start.all_dirty.allowed ||
         start.refuse.allowed != start.all_dirty.message.empty()) {
         throw std::logic_error("unexpected answer to a start");
@@ -162,10 +181,13 @@ A cell has two answers: what a **harvest** says in the session in which the even
             << words(meaning.all_dirty.pass) << " | " << words(meaning.blind.pass)
             << (std::string_view(code) == "ALL" ? ", and **loses data**" : "") << " |\n";
     }
-    out << R"(| `go` | starts | starts | starts |
+    out << R"(| `WAIT` | goes on until the device is gone; fails if it would end before | the same | the same |
+| `STAYS` | fails | fails | fails |
+| `go` | starts | starts | starts |
 | `no` | does not start | starts, with a warning | starts |
+| `never` | does not start | does not start | does not start |
 
-`set`: the pages that the guest reported. `LIMIT`: more pages are in flight than `final-limit` (default: half of RAM). `ALL`: all dirty. A migration that has to fail does so in its next round, or in its last pass with the VM stopped, and then the source goes on.
+`set`: the pages that the guest reported. `LIMIT`: more pages are in flight than `final-limit` (default: half of RAM). `ALL`: all dirty. `STAYS`: a device is there, or what is left of one, whose state cannot be saved; `WAIT`: the migration was told to wait until it has gone (`hold-for`). A migration that has to fail does so in its next round, or in its last pass with the VM stopped, and then the source goes on.
 
 With `all-dirty` and a `final-limit` that RAM does not fit in, `ALL` fails and `no` does not start. With a covered device, post-copy, savevm, background snapshots and COLO never start.
 
@@ -183,6 +205,7 @@ With `all-dirty` and a `final-limit` that RAM does not fit in, `ALL` fails and `
     out << "\nWhat is said around them:\n\n| when | words |\n|---|---|\n"
         << "| `no`, refuse | " << start_before << "…" << start_refused << " |\n"
         << "| `no`, all-dirty | " << start_before << "…" << start_warned << " |\n"
+        << "| `never` | …" << never_after << " |\n"
         << "| `ALL`, refuse | " << round_before << "… |\n"
         << "| `ALL`, all-dirty | " << final_before << "… |\n"
         << "| `LIMIT` | " << over_limit_ << " |\n";

@@ -29,6 +29,19 @@ bool Scene::untracked() const noexcept {
     });
 }
 
+bool Scene::any_left(bool (*has)(const Covered&)) const noexcept {
+    return std::any_of(devices_.begin(), devices_.end(), has) ||
+           std::any_of(left_behind_.begin(), left_behind_.end(), has);
+}
+
+bool Scene::unsavable() const noexcept {
+    return any_left([](const Covered& covered) { return !covered.savable; });
+}
+
+bool Scene::awaited() const noexcept {
+    return any_left([](const Covered& covered) { return covered.awaited; });
+}
+
 void Scene::start_session() {
     vm_->domain.set_logging(Logger::session, true);
     vm_->domain.set_logging(Logger::dirty_log, true);
@@ -38,6 +51,13 @@ void Scene::start_session() {
 void Scene::end_session() {
     vm_->domain.set_logging(Logger::dirty_log, false);
     vm_->domain.set_logging(Logger::session, false);
+    // Whoever migrates next says anew what to wait for.
+    for (auto* list : {&devices_, &left_behind_}) {
+        for (Covered& covered : *list) {
+            vm_->domain.hold_for(*covered.device, false);
+            covered.awaited = false;
+        }
+    }
 }
 
 void Scene::drop_registration() noexcept {
@@ -59,12 +79,39 @@ void Scene::plug() {
 
 void Scene::unplug_port() {
     vm_->domain.remove_port(vm_->rp0);
-    std::erase_if(devices_, [](const Covered& covered) { return covered.slot == net0_slot; });
+    std::erase_if(devices_, [this](const Covered& covered) {
+        if (covered.slot == net0_slot) {
+            vm_->domain.remove_device(*covered.device);
+        }
+        return covered.slot == net0_slot;
+    });
 }
 
 void Scene::unplug_all_devices() {
     for (const Covered& covered : devices_) {
         vm_->domain.remove_device(*covered.device);
+    }
+    devices_.clear();
+}
+
+void Scene::cannot_save() {
+    for (Covered& covered : devices_) {
+        vm_->domain.set_migratable(*covered.device, false);
+        covered.savable = false;
+    }
+}
+
+void Scene::waits_for_all() {
+    for (Covered& covered : devices_) {
+        vm_->domain.hold_for(*covered.device, true);
+        covered.awaited = true;
+    }
+}
+
+void Scene::unplugs_all_at_bus() {
+    for (const Covered& covered : devices_) {
+        vm_->domain.unplug_device(*covered.device);
+        left_behind_.push_back(covered);
     }
     devices_.clear();
 }

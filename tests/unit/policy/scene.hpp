@@ -31,6 +31,10 @@ public:
     [[nodiscard]] bool covered() const noexcept { return !devices_.empty(); }
     /** A device may write now without the guest's account of it. */
     [[nodiscard]] bool untracked() const noexcept;
+    /** Something is left of a device whose state cannot be saved. */
+    [[nodiscard]] bool unsavable() const noexcept;
+    /** Something is left of a device that the session was told to wait for. */
+    [[nodiscard]] bool awaited() const noexcept;
     /** One could, at some time since the session started. */
     [[nodiscard]] bool was_untracked() const noexcept { return was_untracked_; }
 
@@ -42,6 +46,9 @@ public:
     void plug(); /**< device disk0 below rp1, that the guest does not know yet */
     void unplug_port();
     void unplug_all_devices();
+    void cannot_save();        /**< the state of any device */
+    void waits_for_all();      /**< the session is not to end before they are gone */
+    void unplugs_all_at_bus(); /**< they leave their buses, and something of each is left */
     void remove_ram(bool of_the_log);
     void load_ports();
     /** Saves the ports, and goes on at another host, with the same RAM. */
@@ -69,13 +76,19 @@ private:
         std::size_t slot = 0; // in the device table
         bool tracked = false; // by the guest, as far as it is up to the guest's layer
         bool quiet = false;   // the guest has removed it: no DMA any more
+        bool savable = true;
+        bool awaited = false;
     };
+
+    /** Does any device, on its bus or not any more, have this? */
+    [[nodiscard]] bool any_left(bool (*has)(const Covered&)) const noexcept;
 
     void observe() noexcept { was_untracked_ = was_untracked_ || untracked(); }
     void drop_registration() noexcept;
 
     std::unique_ptr<Vm> vm_ = std::make_unique<Vm>();
     std::vector<Covered> devices_;
+    std::vector<Covered> left_behind_; // off their buses, and not removed
     bool complete_log_ = false; // registered with BITMAP and INFLIGHT, and in use by the host
     bool incomplete_ = false;   // the guest has said so
     bool was_untracked_ = false;

@@ -25,6 +25,7 @@ struct EventCase {
     bool needs_device; /**< else there is nothing it could happen to */
     bool needs_log;
     void (*happen)(Scene&);
+    bool needs_end = false; /**< of a migration, which some devices forbid */
 };
 
 /** What the three policies make of one thing. */
@@ -47,6 +48,9 @@ struct Answers {
 
     bool was_untracked = false; /**< a covered device, at any time of the session */
     bool untracked = false;     /**< when the new migration starts */
+    bool in_the_way = false;    /**< at the session's end: a device that must not be there */
+    bool awaited = false;       /**< likewise, and the session was told to wait for it */
+    bool unsavable = false;     /**< when the new migration starts, which waits for nothing */
 };
 
 const std::vector<StateCase>& state_cases();
