@@ -92,7 +92,7 @@ NEWER_STREAM = Other(
 # A device is QEMU's own matter: it says so at the very end, so the source must wait for its word.
 DEVICE_ELSEWHERE = Other(
     "a device below another port",
-    _replaced("e1000e,netdev=n0,bus=rp0", "e1000e,netdev=n0,bus=rp1"),
+    _replaced("bus=rp0,netdev=n0", "bus=rp1,netdev=n0"),
     "Unknown savevm section or instance '0000:00:04.0:00.0/e1000e'",
 )
 WAIT_FOR_ITS_WORD = Settings(("return-path",))
