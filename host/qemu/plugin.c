@@ -40,6 +40,7 @@ static const struct {
     { TYPE_DEVICE, sizeof(DeviceState) },
     { TYPE_PCI_DEVICE, sizeof(PCIDevice) },
     { TYPE_PCI_BRIDGE, sizeof(PCIBridge) },
+    { TYPE_PCI_BRIDGE_DEV, sizeof(PVDirtyStockBridge) },
     { TYPE_PCIE_PORT, sizeof(PCIEPort) },
     { TYPE_PCIE_SLOT, sizeof(PCIESlot) },
     { TYPE_MEMORY_REGION, sizeof(MemoryRegion) },

@@ -159,4 +159,5 @@ void pvdirty_port_register(void)
 {
     type_register_static(&port_info);
     pvdirty_root_port_register();
+    pvdirty_bridge_register();
 }

@@ -6,12 +6,13 @@
 #ifndef PVDIRTY_QEMU_PORT_H
 #define PVDIRTY_QEMU_PORT_H
 
-#include "hw/pci/pci.h"
+#include "hw/pci/pci_bridge.h"
 #include "hw/qdev-properties.h"
 #include "qom/object.h"
 #include "vm.h"
 
 #define TYPE_PVDIRTY_ROOT_PORT "pvdirty-root-port"
+#define TYPE_PVDIRTY_BRIDGE "pvdirty-bridge"
 
 /* An interface: every kind has it. */
 #define TYPE_PVDIRTY_PORT "pvdirty-port"
@@ -51,5 +52,23 @@ void pvdirty_port_finalize(Object *device);
 
 /* root-port.c */
 void pvdirty_root_port_register(void);
+
+/* bridge.c */
+void pvdirty_bridge_register(void);
+
+#define TYPE_PCI_BRIDGE_DEV "pci-bridge"
+
+/*
+ * An instance of pci-bridge, whose struct QEMU keeps to itself. Only its size
+ * counts: plugin.c holds it against QEMU's, as all others.
+ */
+typedef struct PVDirtyStockBridge {
+    PCIBridge parent_obj;
+    MemoryRegion shpc_bar;
+    uint8_t chassis_nr;
+    uint32_t flags;
+    OnOffAuto msi;
+    PCIResReserve res_reserve;
+} PVDirtyStockBridge;
 
 #endif /* PVDIRTY_QEMU_PORT_H */

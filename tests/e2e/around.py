@@ -98,7 +98,8 @@ DEVICE_ELSEWHERE = Other(
 WAIT_FOR_ITS_WORD = Settings(("return-path",))
 
 
-def _expect_refused(guest: MovingGuest, other: Other) -> None:
+def expect_refused(guest: MovingGuest, other: Other) -> None:
+    """A migration there fails for the reason given, and the source goes on."""
     destination = guest.receive(change=other.change)
     migration = guest.migration()
     while not migration.over():
@@ -119,10 +120,10 @@ def unlike_destinations() -> None:
     """Ports elsewhere, fewer, more, and of another kind; older plug-ins; a device elsewhere."""
     with moving("log", NIC) as guest:
         for other in (*TOPOLOGIES, *OLDER):
-            _expect_refused(guest, other)
+            expect_refused(guest, other)
         guest.settings = WAIT_FOR_ITS_WORD
         guest.settings.tell(guest.source)
-        _expect_refused(guest, DEVICE_ELSEWHERE)
+        expect_refused(guest, DEVICE_ELSEWHERE)
         plain(guest)
         guest.go_on()
     expect_nothing_left(os.getpid())
@@ -131,7 +132,7 @@ def unlike_destinations() -> None:
 def older_source() -> None:
     """The other way round; and a guest has no use for a host that is too old for it."""
     with moving("log", replace(NIC, plugins=(OLDER_STREAM,))) as guest:
-        _expect_refused(guest, NEWER_STREAM)
+        expect_refused(guest, NEWER_STREAM)
     with moving("log", replace(NIC, plugins=(OLDER_WIRE,))) as guest:
         guest.receive()
         try:

@@ -5,6 +5,7 @@ import sys
 
 import around
 import bad_input
+import bridge
 import events
 import faults
 import features
@@ -54,7 +55,7 @@ CASES = {
     "hostile-restless": hostile_migration.restless,
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
-} | faults.CASES | features.CASES | around.CASES | migrate_command.CASES
+} | faults.CASES | features.CASES | around.CASES | bridge.CASES | migrate_command.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

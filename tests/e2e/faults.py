@@ -33,6 +33,7 @@ HELD_SECONDS = 1.0
 HUSH_SECONDS = 0.3
 ALL_DIRTY = ",on-incomplete=all-dirty"
 BLIND = ",x-test-blind=on"
+PLAIN = VmConfig()
 
 # The crash kernel runs the same workload, in memory of its own.
 CRASH_KERNEL = "crashkernel=192M"
@@ -300,11 +301,16 @@ def _expect_sound(vm: Vm) -> None:
 
 @contextlib.contextmanager
 def _guest(
-    kernel: str, event: Event, plugin_options: str = "", port_options: str = ""
+    kernel: str,
+    event: Event,
+    plugin_options: str = "",
+    port_options: str = "",
+    base: VmConfig = PLAIN,
 ) -> Iterator[Guest]:
     """A guest under load that is prepared for the event."""
     with RunDir(event.name, keep=False) as directory, contextlib.ExitStack() as stack:
-        base = VmConfig(
+        base = replace(
+            base,
             kernel=kernel,
             control=True,
             # With a thread for each vCPU, QEMU 7.2 crashes now and then when the guest numbers
@@ -352,9 +358,9 @@ def _expect_refused(guest: Guest, event: Event) -> None:
     _expect_sound(guest.vm)
 
 
-def refused(event: Event, kernel: str) -> None:
+def refused(event: Event, kernel: str, base: VmConfig = PLAIN) -> None:
     """Under the default policy."""
-    with _guest(kernel, event) as guest:
+    with _guest(kernel, event, base=base) as guest:
         _expect_refused(guest, event)
 
 

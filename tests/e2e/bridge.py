@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""Ports that are conventional bridges: on q35, and on i440fx with hot-plug by their SHPC."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faults
+from around import Other, expect_refused
+from features import SMALL, plain
+from moving import MovingGuest, moving
+from support import BUILD, expect, expect_nothing_left
+
+from harness import run
+from harness.devices import DISK, DRIVERS, back_end, comma
+from harness.vm import PORTS, Vm, VmConfig
+
+ROOT_PORT = re.compile(r"pvdirty-root-port,id=(\w+),chassis=(\d+),slot=\d+")
+BRIDGE = r"pvdirty-bridge,id=\1,chassis_nr=\2"
+ROOT = r"pvdirty-root-port,id=\1,chassis="
+# QEMU gives bridges that are there at the start to ACPI, if it may. Linux takes an SHPC only from
+# a firmware that hands it over, by OSHP; QEMU 7.2 has no such method on i440fx: here is one.
+OSHP = BUILD / "guest" / "oshp.aml"
+OSHP_BYTES = b"\x10\x12\\\x2e_SB_PCI0\x14\x06OSHP\x00"  # Scope (\_SB.PCI0) { Method (OSHP) {} }
+BY_SHPC = (
+    *("-global", "PIIX4_PM.acpi-pci-hotplug-with-bridge-support=off"),
+    *("-acpitable", f"sig=SSDT,rev=1,oem_id=PVDRTY,oem_table_id=PVDRTYHP,data={comma(OSHP)}"),
+)
+BLOCK = DRIVERS["virtio-blk"]
+NEW = "pvdirty-bridge,id=new,bus=pci.0,chassis_nr=9,addr=8"
+INNER = "pvdirty-bridge,id=inner,bus=rp1,chassis_nr=9"
+
+
+@dataclass(frozen=True)
+class BridgedConfig(VmConfig):
+    """A VM with conventional bridges for ports, and its devices in slot 1 below them."""
+
+    machine: str = "q35"
+    bridges: bool = True  # or the root ports are left as they are
+    more: tuple[str, ...] = ()  # arguments before the devices
+    disk_port: str = PORTS[1]
+    disk_to_come: bool = False  # its back end waits for a device
+
+    def command_line(self, name: str, disk: Path, incoming: bool) -> list[str]:
+        """As the base's, with other ports."""
+        OSHP.write_bytes(OSHP_BYTES)
+        argv = super().command_line(name, disk, incoming)
+        argv = [a.replace("q35,", f"{self.machine},") if a.startswith("q35,") else a for a in argv]
+        first = 1 + max(i for i, a in enumerate(argv) if ROOT_PORT.match(a))
+        devices = [self._device(a) for a in argv[first:]]
+        if self.disk_to_come:
+            devices += back_end(DISK, name, disk, self.disk_kib_per_second << 10)
+        ports = argv[:first]
+        if self.bridges:
+            ports = [ROOT_PORT.sub(BRIDGE, a) for a in ports]
+        return [*ports, *self.more, *devices]
+
+    def _device(self, argument: str) -> str:
+        moved = argument.replace(f"bus={PORTS[1]}", f"bus={self.disk_port}")
+        return re.sub(r"\bbus=(rp\d|new|inner)\b", r"bus=\1,addr=1", moved)
+
+
+Q35 = BridgedConfig(memory_bytes=SMALL.memory_bytes, cpu_pages_per_second=1500)
+I440FX = replace(Q35, machine="pc", more=BY_SHPC)
+# The workload starts anew with each disk that comes, and expects the disk's first content.
+EMPTY = replace(I440FX, drivers=(), disk_to_come=True, disk_writes=False, control=True)
+EMPTY_Q35 = replace(
+    EMPTY, machine="q35", more=("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+)
+KINDS = {"q35": Q35, "i440fx": I440FX}
+
+
+def migrate(mode: str, config: BridgedConfig) -> None:
+    """Below bridges all is as below root ports."""
+    with moving(mode, config) as guest:
+        plain(guest)
+        if not guest.blind:
+            guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def _covered(vm: Vm) -> dict[str, Any]:
+    """The covered devices, by id."""
+    devices = vm.call("qom-get", path="/pvdirty", property="devices")
+    return {device["id"]: device for device in devices}
+
+
+def crash() -> None:
+    """A new kernel is told from its sizing of a BAR, also where there is one."""
+    roomy = replace(Q35, memory_bytes=faults.PLAIN.memory_bytes)
+    faults.refused(faults.CRASH, roomy.kernel, roomy)
+
+
+def nested() -> None:
+    """Of two ports above a device, the nearer one has it."""
+    config = replace(Q35, bridges=False, more=("-device", f"{INNER}{run.UNTRACKED}"))
+    config = replace(config, drivers=("virtio-blk",), disk_port="inner")
+    with moving("log", config) as guest:
+        disk = _covered(guest.source)[BLOCK.id]
+        expect(disk["port"] == "inner" and disk["tracked"], f"not below the inner port: {disk}")
+        plain(guest)
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def unlike_destination() -> None:
+    """A root port is no bridge: said before the RAM is sent."""
+
+    def with_root_ports(argv: list[str]) -> list[str]:
+        argv = [re.sub(r"pvdirty-bridge,id=(\w+),chassis_nr=", ROOT, a) for a in argv]
+        return [a.replace(",addr=1", "") if ",bus=rp" in a else a for a in argv]
+
+    words = "the source has a port 0000:00:04.0/pvdirty-bridge, this VM has none there"
+    with moving("log", Q35) as guest:
+        expect_refused(guest, Other("root ports", with_root_ports, words))
+        plain(guest)
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+class PluggedGuest:
+    """A guest to which a disk comes, and from which it goes: all its DMA is that disk's."""
+
+    def __init__(self, guest: MovingGuest) -> None:
+        self.guest = guest
+        self.empty = guest.config
+
+    @property
+    def vm(self) -> Vm:
+        """Where the guest runs."""
+        return self.guest.source
+
+    def until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Waits for what the guest does."""
+        self.vm.wait(what, condition, 120, partial(self.guest.progress.show, what))
+
+    def order(self, line: str) -> None:
+        """Has the guest carry out a line."""
+        before = len(self.vm.serial)
+        self.vm.order(f"{line}; echo PVDIRTY done")
+        self.until(f"end of '{line}'", lambda: "PVDIRTY done" in self.vm.serial[before:])
+
+    def add(self, device: str) -> None:
+        """Plugs in what -device would make, were it there at the start."""
+        driver, *properties = device.split(",")
+        arguments = dict(p.split("=", 1) for p in properties)
+        self.vm.call("device_add", driver=driver, **arguments)
+
+    def remove(self, name: str) -> None:
+        """Unplugs a device that nothing in the guest uses, and waits until it is gone."""
+        self.order("killall load; wait")
+        self.vm.call("device_del", id=name)
+
+        def gone() -> bool:
+            there = self.vm.call("qom-list", path="/machine/peripheral")
+            return not {name, BLOCK.id} & {entry["name"] for entry in there}
+
+        self.until(f"end of {name}", gone)
+        # Its object ends a moment later.
+        self.until("end of its cover", lambda: BLOCK.id not in _covered(self.vm))
+        expect(self.vm.port(PORTS[0], "complete"), "what is gone is missed")
+        self.guest.config = self.empty
+
+    def use_disk(self, port: str, *more: str) -> None:
+        """Has the guest use the disk that came below this port; more: what came with it."""
+        self.order(f"load_modules virtio-blk; until [ -b {BLOCK.path} ]; do usleep 100000; done")
+        if not self.guest.blind:
+            self.until("tracked disk", lambda: bool(_covered(self.vm)[BLOCK.id]["tracked"]))
+            expect(_covered(self.vm)[BLOCK.id]["port"] == port, f"it is not below {port}")
+        config = replace(
+            self.empty,
+            drivers=("virtio-blk",),
+            disk_port=port,
+            disk_to_come=False,
+            more=(*self.empty.more, *more),
+        )
+        self.guest.config = config
+        load = config.workload().replace(",", " ")
+        self.order(f"killall load; wait; load='{load}'; start_load")
+        self.guest.wait_for_work()
+
+
+def _disk_below(port: str) -> str:
+    return f"{BLOCK.arguments(port)[1]},addr=1"
+
+
+def hotplug(mode: str, empty: BridgedConfig) -> None:
+    """The disk comes and goes by the bridge's SHPC."""
+    with moving(mode, empty) as guest:
+        plugged = PluggedGuest(guest)
+        plugged.add(_disk_below(PORTS[0]))
+        plugged.use_disk(PORTS[0])
+        plain(guest)
+        if guest.blind:
+            return
+        guest.go_on()
+        plugged.remove(BLOCK.id)
+        plugged.add(_disk_below(PORTS[1]))
+        plugged.use_disk(PORTS[1])
+        plain(guest)
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def bridge_hotplug(mode: str) -> None:
+    """A bridge comes by ACPI with the disk below it, and goes with it."""
+    with moving(mode, replace(EMPTY, more=())) as guest:
+        plugged = PluggedGuest(guest)
+        new = f"{NEW}{guest.config.port_options}"
+
+        def add() -> None:
+            # All at once: nothing comes below it later. Without OSHP Linux leaves its SHPC alone,
+            # with it Linux 6.1's SHPC driver crashes on a bridge that comes, a stock one too.
+            guest.source.call("stop")
+            plugged.add(new)
+            plugged.add(_disk_below("new"))
+            guest.source.call("cont")
+            plugged.use_disk("new", "-device", new)
+
+        add()
+        if not guest.blind:
+            plugged.remove("new")
+            expect("new" not in _ports(guest.source), "the bridge is gone, and still a port")
+            add()
+        plain(guest)
+        if not guest.blind:
+            guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def _ports(vm: Vm) -> set[str]:
+    ports = vm.call("qom-get", path="/pvdirty", property="ports")
+    return {port["id"] for port in ports}
+
+
+CASES: dict[str, Callable[[], None]] = (
+    {f"bridge-{kind}": partial(migrate, "log", config) for kind, config in KINDS.items()}
+    | {f"bridge-{kind}-blind": partial(migrate, "off", config) for kind, config in KINDS.items()}
+    | {
+        "bridge-i440fx-6.12": partial(migrate, "log", replace(I440FX, kernel="6.12")),
+        "bridge-nested": nested,
+        "bridge-unlike-destination": unlike_destination,
+        "bridge-device-hotplug": partial(hotplug, "log", EMPTY),
+        "bridge-device-hotplug-blind": partial(hotplug, "off", EMPTY),
+        "bridge-device-hotplug-q35": partial(hotplug, "log", EMPTY_Q35),
+        "bridge-crash": crash,
+        "bridge-hotplug": partial(bridge_hotplug, "log"),
+        "bridge-hotplug-blind": partial(bridge_hotplug, "off"),
+    }
+)
