@@ -159,7 +159,7 @@ def policy() -> None:
         error = source.migration_error()
         expect(error.code == EXIT_REFUSED, f"exit code {error.code}")
         expect("pvdirty" in str(error), f"whose refusal is it: {error}")
-        expect("e1000e" in str(error) or "virtio-blk" in str(error), f"which device: {error}")
+        expect("nic0 (below rp0)" in str(error), f"which device: {error}")
         source.expect_unharmed()
 
 
