@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import faults
 from around import Other, expect_refused
@@ -41,7 +40,6 @@ class BridgedConfig(VmConfig):
 
     machine: str = "q35"
     bridges: bool = True  # or the root ports are left as they are
-    more: tuple[str, ...] = ()  # arguments before the devices
     disk_port: str = PORTS[1]
     disk_to_come: bool = False  # its back end waits for a device
 
@@ -50,14 +48,14 @@ class BridgedConfig(VmConfig):
         OSHP.write_bytes(OSHP_BYTES)
         argv = super().command_line(name, disk, incoming)
         argv = [a.replace("q35,", f"{self.machine},") if a.startswith("q35,") else a for a in argv]
-        first = 1 + max(i for i, a in enumerate(argv) if ROOT_PORT.match(a))
+        first = 1 + max(i for i, a in enumerate(argv) if ROOT_PORT.match(a)) + len(self.more)
         devices = [self._device(a) for a in argv[first:]]
         if self.disk_to_come:
             devices += back_end(DISK, name, disk, self.disk_kib_per_second << 10)
         ports = argv[:first]
         if self.bridges:
             ports = [ROOT_PORT.sub(BRIDGE, a) for a in ports]
-        return [*ports, *self.more, *devices]
+        return ports + devices
 
     def _device(self, argument: str) -> str:
         moved = argument.replace(f"bus={PORTS[1]}", f"bus={self.disk_port}")
@@ -83,12 +81,6 @@ def migrate(mode: str, config: BridgedConfig) -> None:
     expect_nothing_left(os.getpid())
 
 
-def _covered(vm: Vm) -> dict[str, Any]:
-    """The covered devices, by id."""
-    devices = vm.call("qom-get", path="/pvdirty", property="devices")
-    return {device["id"]: device for device in devices}
-
-
 def crash() -> None:
     """A new kernel is told from its sizing of a BAR, also where there is one."""
     roomy = replace(Q35, memory_bytes=faults.PLAIN.memory_bytes)
@@ -100,7 +92,7 @@ def nested() -> None:
     config = replace(Q35, bridges=False, more=("-device", f"{INNER}{run.UNTRACKED}"))
     config = replace(config, drivers=("virtio-blk",), disk_port="inner")
     with moving("log", config) as guest:
-        disk = _covered(guest.source)[BLOCK.id]
+        disk = guest.covered()[BLOCK.id]
         expect(disk["port"] == "inner" and disk["tracked"], f"not below the inner port: {disk}")
         plain(guest)
         guest.go_on()
@@ -134,16 +126,6 @@ class PluggedGuest:
         """Where the guest runs."""
         return self.guest.source
 
-    def until(self, what: str, condition: Callable[[], bool]) -> None:
-        """Waits for what the guest does."""
-        self.vm.wait(what, condition, 120, partial(self.guest.progress.show, what))
-
-    def order(self, line: str) -> None:
-        """Has the guest carry out a line."""
-        before = len(self.vm.serial)
-        self.vm.order(f"{line}; echo PVDIRTY done")
-        self.until(f"end of '{line}'", lambda: "PVDIRTY done" in self.vm.serial[before:])
-
     def add(self, device: str) -> None:
         """Plugs in what -device would make, were it there at the start."""
         driver, *properties = device.split(",")
@@ -152,25 +134,26 @@ class PluggedGuest:
 
     def remove(self, name: str) -> None:
         """Unplugs a device that nothing in the guest uses, and waits until it is gone."""
-        self.order("killall load; wait")
+        self.guest.order("killall load; wait")
         self.vm.call("device_del", id=name)
 
         def gone() -> bool:
             there = self.vm.call("qom-list", path="/machine/peripheral")
             return not {name, BLOCK.id} & {entry["name"] for entry in there}
 
-        self.until(f"end of {name}", gone)
+        self.guest.until(f"end of {name}", gone)
         # Its object ends a moment later.
-        self.until("end of its cover", lambda: BLOCK.id not in _covered(self.vm))
+        self.guest.until("end of its cover", lambda: BLOCK.id not in self.guest.covered())
         expect(self.vm.port(PORTS[0], "complete"), "what is gone is missed")
         self.guest.config = self.empty
 
     def use_disk(self, port: str, *more: str) -> None:
         """Has the guest use the disk that came below this port; more: what came with it."""
-        self.order(f"load_modules virtio-blk; until [ -b {BLOCK.path} ]; do usleep 100000; done")
-        if not self.guest.blind:
-            self.until("tracked disk", lambda: bool(_covered(self.vm)[BLOCK.id]["tracked"]))
-            expect(_covered(self.vm)[BLOCK.id]["port"] == port, f"it is not below {port}")
+        guest = self.guest
+        guest.order(f"load_modules virtio-blk; until [ -b {BLOCK.path} ]; do usleep 100000; done")
+        if not guest.blind:
+            guest.until("tracked disk", lambda: bool(guest.covered()[BLOCK.id]["tracked"]))
+            expect(guest.covered()[BLOCK.id]["port"] == port, f"it is not below {port}")
         config = replace(
             self.empty,
             drivers=("virtio-blk",),
@@ -178,10 +161,9 @@ class PluggedGuest:
             disk_to_come=False,
             more=(*self.empty.more, *more),
         )
-        self.guest.config = config
-        load = config.workload().replace(",", " ")
-        self.order(f"killall load; wait; load='{load}'; start_load")
-        self.guest.wait_for_work()
+        guest.config = config
+        guest.work_anew()
+        guest.wait_for_work()
 
 
 def _disk_below(port: str) -> str:

@@ -14,6 +14,7 @@ import hostile_migration
 import judges
 import life
 import migrate_command
+import mid_migration
 import policies
 import provisioning
 import runs
@@ -55,7 +56,9 @@ CASES = {
     "hostile-restless": hostile_migration.restless,
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
-} | faults.CASES | features.CASES | around.CASES | bridge.CASES | migrate_command.CASES
+}
+for module in (faults, features, around, bridge, migrate_command, mid_migration):
+    CASES |= module.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

@@ -32,7 +32,6 @@ HOLD_BANDWIDTH = 64 << 10  # bytes per second: less than any guest dirties
 HELD_SECONDS = 1.0
 HUSH_SECONDS = 0.3
 ALL_DIRTY = ",on-incomplete=all-dirty"
-BLIND = ",x-test-blind=on"
 PLAIN = VmConfig()
 
 # The crash kernel runs the same workload, in memory of its own.
@@ -420,7 +419,7 @@ def all_dirty(event: Event, kernel: str) -> None:
 
 def blind(event: Event, kernel: str) -> None:
     """The control: a host that trusts silence loses what devices wrote, and nothing else."""
-    with _guest(kernel, event, port_options=BLIND) as guest:
+    with _guest(kernel, event, port_options=run.BLIND) as guest:
         guest.start()
         guest.happen(event)
         guest.expect_held()

@@ -88,6 +88,10 @@ class Migration:
         """Under load there have been passes enough to lose something in."""
         return self.passes >= (BLIND_PASSES if self._blind else run.MIN_PASSES)
 
+    def release(self) -> None:
+        """It may end as soon as there have been passes enough."""
+        self._may_end = Migration.long_enough
+
     def over(self) -> bool:
         """Looks, and lets it end as soon as it may."""
         self.info = self.source.call("query-migrate")
@@ -122,8 +126,8 @@ class MovingGuest:
         stack: contextlib.ExitStack,
         settings: Settings,
     ) -> None:
-        self.blind = mode == "off"
         self.config = config = run.config_for(mode, base)
+        self.blind = run.BLIND in config.port_options
         self.settings = settings
         self.directory = directory.path
         self.progress = Progress(directory.path.name)
@@ -136,6 +140,7 @@ class MovingGuest:
         argv = config.command_line("vm1", self._disk, incoming=False)
         self.source = stack.enter_context(Vm("vm1", argv, self.directory))
         self.destination: Vm | None = None
+        self.under_way: Migration | None = None  # or the last one
 
     def boot(self) -> None:
         """Waits for the workload."""
@@ -166,7 +171,34 @@ class MovingGuest:
         may_end: Callable[[Migration], bool] = Migration.long_enough,
     ) -> Migration:
         """Starts to migrate the source, for as long as it may not end."""
-        return Migration(self.source, uri, may_end, self.blind)
+        self.under_way = Migration(self.source, uri, may_end, self.blind)
+        return self.under_way
+
+    def until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Waits for something at the source; a migration that is under way goes on."""
+
+        def go_on() -> None:
+            self.progress.show(what)
+            if self.under_way:
+                self.under_way.over()
+
+        self.source.wait(what, condition, 120, go_on)
+
+    def order(self, line: str) -> None:
+        """Has the guest carry out a line of shell, and waits until it has."""
+        before = len(self.source.serial)
+        self.source.order(f"{line}; echo PVDIRTY done")
+        self.until(f"end of '{line}'", lambda: "PVDIRTY done" in self.source.serial[before:])
+
+    def work_anew(self) -> None:
+        """Has the guest start its workload anew, with the devices that `config` has now."""
+        load = self.config.workload().replace(",", " ")
+        self.order(f"killall load; wait; load='{load}'; start_load")
+
+    def covered(self) -> dict[str, Any]:
+        """The source's covered devices, by id."""
+        devices = self.source.call("qom-get", path="/pvdirty", property="devices")
+        return {device["id"]: device for device in devices}
 
     def compare(self) -> dict[str, int]:
         """Every byte of both sides, once they are stopped; and what the oracle says."""
@@ -204,6 +236,7 @@ class MovingGuest:
         assert self.destination
         self.source.kill()
         self.source, self.destination = self.destination, None
+        self.under_way = None
         self.source.call("cont")
         if self.config.driver(NET):
             self._generator.start(self.directory / f"{self.source.name}.net")
@@ -223,7 +256,7 @@ class MovingGuest:
                 if (device := self.config.driver(kind))
             )
 
-        self.source.wait("I/O at the source", works, 120, lambda: self.progress.show("source runs"))
+        self.until("I/O at the source", works)
 
     def expect_sound(self) -> None:
         """The source runs, and its guest has found what it expected."""

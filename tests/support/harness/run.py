@@ -22,6 +22,7 @@ from .vm import PORTS, GuestError, Vm, VmConfig
 CLI = BUILD / "host" / "pvdirty"
 MODES = ("clean", "off", "touch", "log")
 UNTRACKED = ",x-test-untracked=on"
+BLIND = ",x-test-blind=on"
 
 PAGE = 4096
 NET_BYTES_PER_SECOND = 2 << 20
@@ -44,9 +45,9 @@ def config_for(mode: str, base: VmConfig) -> VmConfig:
     if mode == "clean":
         return replace(base, covered=False, port_options=options)
     if mode == "off":
-        return replace(base, load_module=False, port_options=options + ",x-test-blind=on")
+        return replace(base, load_module=False, port_options=options + BLIND)
     if mode == "touch":
-        options += ",bitmap=off,inflight=off,x-test-blind=on"
+        options += f",bitmap=off,inflight=off{BLIND}"
         return replace(base, port_options=options)
     return replace(base, port_options=options)
 

@@ -43,6 +43,7 @@ class VmConfig:
     initrd: Path | None = None  # instead of the kernel's own
     port_options: str = ""  # more properties of the ports, ",name=value..."
     plugin_options: str = ""  # more arguments of the plug-ins, likewise
+    more: tuple[str, ...] = ()  # arguments between the ports and the devices
     disk_kib_per_second: int = 6144
     disk_writes: bool = True
     cpu_pages_per_second: int = 300
@@ -96,6 +97,7 @@ class VmConfig:
                 f"pvdirty-root-port,id={port},chassis={number + 1},slot={number + 1}"
                 f",addr={number + 4}{self.port_options}",
             ]
+        argv += self.more
         for device in devices:
             bus = PORTS[device.kind == DISK] if self.covered else "pcie.0"
             argv += back_end(device.kind, name, disk, self.disk_kib_per_second << 10)
