@@ -4,81 +4,37 @@
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import faults
 from around import Other, expect_refused
 from features import SMALL, plain
 from moving import MovingGuest, moving
-from support import BUILD, expect, expect_nothing_left
+from support import expect, expect_nothing_left
 
 from harness import run
-from harness.devices import DISK, DRIVERS, back_end, comma
+from harness.devices import DISK, DRIVERS
+from harness.topology import BRIDGES, BRIDGES_I440FX, ROOT_PORTS
 from harness.vm import PORTS, Vm, VmConfig
 
-ROOT_PORT = re.compile(r"pvdirty-root-port,id=(\w+),chassis=(\d+),slot=\d+")
-BRIDGE = r"pvdirty-bridge,id=\1,chassis_nr=\2"
-ROOT = r"pvdirty-root-port,id=\1,chassis="
-# QEMU gives bridges that are there at the start to ACPI, if it may. Linux takes an SHPC only from
-# a firmware that hands it over, by OSHP; QEMU 7.2 has no such method on i440fx: here is one.
-OSHP = BUILD / "guest" / "oshp.aml"
-OSHP_BYTES = b"\x10\x12\\\x2e_SB_PCI0\x14\x06OSHP\x00"  # Scope (\_SB.PCI0) { Method (OSHP) {} }
-BY_SHPC = (
-    *("-global", "PIIX4_PM.acpi-pci-hotplug-with-bridge-support=off"),
-    *("-acpitable", f"sig=SSDT,rev=1,oem_id=PVDRTY,oem_table_id=PVDRTYHP,data={comma(OSHP)}"),
-)
+BRIDGE = re.compile(r"pvdirty-bridge,id=(\w+),chassis_nr=(\d+),")
 BLOCK = DRIVERS["virtio-blk"]
 NEW = "pvdirty-bridge,id=new,bus=pci.0,chassis_nr=9,addr=8"
-INNER = "pvdirty-bridge,id=inner,bus=rp1,chassis_nr=9"
+INNER = f"pvdirty-bridge,id=inner,bus={PORTS[1]},chassis_nr=9"
 
-
-@dataclass(frozen=True)
-class BridgedConfig(VmConfig):
-    """A VM with conventional bridges for ports, and its devices in slot 1 below them."""
-
-    machine: str = "q35"
-    bridges: bool = True  # or the root ports are left as they are
-    disk_port: str = PORTS[1]
-    disk_to_come: bool = False  # its back end waits for a device
-
-    def command_line(self, name: str, disk: Path, incoming: bool) -> list[str]:
-        """As the base's, with other ports."""
-        OSHP.write_bytes(OSHP_BYTES)
-        argv = super().command_line(name, disk, incoming)
-        argv = [a.replace("q35,", f"{self.machine},") if a.startswith("q35,") else a for a in argv]
-        first = 1 + max(i for i, a in enumerate(argv) if ROOT_PORT.match(a)) + len(self.more)
-        devices = [self._device(a) for a in argv[first:]]
-        if self.disk_to_come:
-            devices += back_end(DISK, name, disk, self.disk_kib_per_second << 10)
-        ports = argv[:first]
-        if self.bridges:
-            ports = [ROOT_PORT.sub(BRIDGE, a) for a in ports]
-        return ports + devices
-
-    def _device(self, argument: str) -> str:
-        moved = argument.replace(f"bus={PORTS[1]}", f"bus={self.disk_port}")
-        return re.sub(r"\bbus=(rp\d|new|inner)\b", r"bus=\1,addr=1", moved)
-
-
-Q35 = BridgedConfig(memory_bytes=SMALL.memory_bytes, cpu_pages_per_second=1500)
-I440FX = replace(Q35, machine="pc", more=BY_SHPC)
+Q35 = replace(SMALL, topology=BRIDGES)
 # The workload starts anew with each disk that comes, and expects the disk's first content.
-EMPTY = replace(I440FX, drivers=(), disk_to_come=True, disk_writes=False, control=True)
-EMPTY_Q35 = replace(
-    EMPTY, machine="q35", more=("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+EMPTY = replace(
+    SMALL,
+    topology=BRIDGES_I440FX,
+    drivers=(),
+    disk_to_come=True,
+    disk_writes=False,
+    control=True,
 )
-KINDS = {"q35": Q35, "i440fx": I440FX}
-
-
-def migrate(mode: str, config: BridgedConfig) -> None:
-    """Below bridges all is as below root ports."""
-    with moving(mode, config) as guest:
-        plain(guest)
-        if not guest.blind:
-            guest.go_on()
-    expect_nothing_left(os.getpid())
+BY_SHPC_ON_Q35 = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+EMPTY_Q35 = replace(EMPTY, topology=replace(BRIDGES, options=BY_SHPC_ON_Q35))
 
 
 def crash() -> None:
@@ -89,8 +45,8 @@ def crash() -> None:
 
 def nested() -> None:
     """Of two ports above a device, the nearer one has it."""
-    config = replace(Q35, bridges=False, more=("-device", f"{INNER}{run.UNTRACKED}"))
-    config = replace(config, drivers=("virtio-blk",), disk_port="inner")
+    inner = replace(ROOT_PORTS, between=("-device", f"{INNER}{run.UNTRACKED}"))
+    config = replace(SMALL, drivers=("virtio-blk",), topology=inner.at(DISK, "inner,addr=1"))
     with moving("log", config) as guest:
         disk = guest.covered()[BLOCK.id]
         expect(disk["port"] == "inner" and disk["tracked"], f"not below the inner port: {disk}")
@@ -103,7 +59,7 @@ def unlike_destination() -> None:
     """A root port is no bridge: said before the RAM is sent."""
 
     def with_root_ports(argv: list[str]) -> list[str]:
-        argv = [re.sub(r"pvdirty-bridge,id=(\w+),chassis_nr=", ROOT, a) for a in argv]
+        argv = [BRIDGE.sub(r"pvdirty-root-port,id=\1,chassis=\2,slot=\2,", a) for a in argv]
         return [a.replace(",addr=1", "") if ",bus=rp" in a else a for a in argv]
 
     words = "the source has a port 0000:00:04.0/pvdirty-bridge, this VM has none there"
@@ -154,12 +110,9 @@ class PluggedGuest:
         if not guest.blind:
             guest.until("tracked disk", lambda: bool(guest.covered()[BLOCK.id]["tracked"]))
             expect(guest.covered()[BLOCK.id]["port"] == port, f"it is not below {port}")
+        topology = replace(self.empty.topology, between=more).at(DISK, f"{port},addr=1")
         config = replace(
-            self.empty,
-            drivers=("virtio-blk",),
-            disk_port=port,
-            disk_to_come=False,
-            more=(*self.empty.more, *more),
+            self.empty, drivers=("virtio-blk",), topology=topology, disk_to_come=False
         )
         guest.config = config
         guest.work_anew()
@@ -170,7 +123,7 @@ def _disk_below(port: str) -> str:
     return f"{BLOCK.arguments(port)[1]},addr=1"
 
 
-def hotplug(mode: str, empty: BridgedConfig) -> None:
+def hotplug(mode: str, empty: VmConfig) -> None:
     """The disk comes and goes by the bridge's SHPC."""
     with moving(mode, empty) as guest:
         plugged = PluggedGuest(guest)
@@ -190,7 +143,8 @@ def hotplug(mode: str, empty: BridgedConfig) -> None:
 
 def bridge_hotplug(mode: str) -> None:
     """A bridge comes by ACPI with the disk below it, and goes with it."""
-    with moving(mode, replace(EMPTY, more=())) as guest:
+    by_acpi = replace(EMPTY, topology=replace(BRIDGES_I440FX, options=()))
+    with moving(mode, by_acpi) as guest:
         plugged = PluggedGuest(guest)
         new = f"{NEW}{guest.config.port_options}"
 
@@ -219,18 +173,13 @@ def _ports(vm: Vm) -> set[str]:
     return {port["id"] for port in ports}
 
 
-CASES: dict[str, Callable[[], None]] = (
-    {f"bridge-{kind}": partial(migrate, "log", config) for kind, config in KINDS.items()}
-    | {f"bridge-{kind}-blind": partial(migrate, "off", config) for kind, config in KINDS.items()}
-    | {
-        "bridge-i440fx-6.12": partial(migrate, "log", replace(I440FX, kernel="6.12")),
-        "bridge-nested": nested,
-        "bridge-unlike-destination": unlike_destination,
-        "bridge-device-hotplug": partial(hotplug, "log", EMPTY),
-        "bridge-device-hotplug-blind": partial(hotplug, "off", EMPTY),
-        "bridge-device-hotplug-q35": partial(hotplug, "log", EMPTY_Q35),
-        "bridge-crash": crash,
-        "bridge-hotplug": partial(bridge_hotplug, "log"),
-        "bridge-hotplug-blind": partial(bridge_hotplug, "off"),
-    }
-)
+CASES: dict[str, Callable[[], None]] = {
+    "bridge-nested": nested,
+    "bridge-unlike-destination": unlike_destination,
+    "bridge-device-hotplug": partial(hotplug, "log", EMPTY),
+    "bridge-device-hotplug-blind": partial(hotplug, "off", EMPTY),
+    "bridge-device-hotplug-q35": partial(hotplug, "log", EMPTY_Q35),
+    "bridge-crash": crash,
+    "bridge-hotplug": partial(bridge_hotplug, "log"),
+    "bridge-hotplug-blind": partial(bridge_hotplug, "off"),
+}

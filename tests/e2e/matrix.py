@@ -2,201 +2,118 @@
 """The matrix: `matrix.py NAME` runs a cell of matrix.toml, --list names them, --document shows them."""
 
 import contextlib
+import os
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moving import Migration, MovingGuest, moving
-from support import expect, main
-
-from harness.devices import DRIVERS
-from harness.vm import VmConfig
+from cell import CONTROL, Cell
+from support import expect, expect_nothing_left, main
 
 TABLE = Path(__file__).with_name("matrix.toml")
 DOCUMENT = Path(__file__).with_name("MATRIX.md")
-CONTROL = "-control"
-
-MAPPINGS: dict[str, dict[str, Any]] = {
-    "direct": {},
-    # Every mapping is bounced: the device writes a slot, the CPU copies from it.
-    "swiotlb": {"kernel_options": "swiotlb=force", "memory_bytes": 384 << 20},
-}
+Axes = dict[str, list[Any]]
+# Each pair of values must be in some cell.
+PAIRS = (("driver", "mapping"),)
+# This device reaches 32 bits, so beyond 4 GiB its mappings are bounced, beside direct ones.
+NARROW = {"driver": "e1000", "memory": "6G"}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A line of the table."""
+class Line:
+    """A cell of the table, and when it runs."""
 
-    values: Mapping[str, Any]  # of each axis
+    cell: Cell
+    name: str
     long: bool
-    control: str  # "default" or "long"
-
-    @property
-    def name(self) -> str:
-        """The values that are not the axis's first, the driver's in any case."""
-        v = self.values
-        words = [v["driver"]]
-        words += [v["mapping"]] if v["mapping"] != "direct" else []
-        words += [v["policy"]] if v["policy"] != "keep" else []
-        words += [f"{v['cpus']}-cpus"] if v["cpus"] != 2 else []
-        words += [v["kernel"]] if v["kernel"] != "6.1" else []
-        return "-".join(words)
-
-    def config(self) -> VmConfig:
-        """The VMs of the cell."""
-        values = {"memory_bytes": 256 << 20} | MAPPINGS[self.values["mapping"]]
-        return VmConfig(
-            kernel=self.values["kernel"],
-            drivers=(self.values["driver"],),
-            cpus=self.values["cpus"],
-            control=self.values["policy"] == "unplug",
-            **values,
-        )
+    control: str  # "default", "long" or "none"
 
 
-def read(text: str) -> list[Cell]:
-    """The cells of a table. What is wrong with it is a ValueError."""
+@dataclass(frozen=True)
+class Table:
+    """matrix.toml."""
+
+    axes: Axes
+    lines: list[Line]
+
+
+def name_of(cell: Cell, axes: Axes) -> str:
+    """The values that are not the axis's first, the driver's in any case."""
+    words = []
+    for axis, value in cell.values.items():
+        if axis == "driver" or value != axes[axis][0]:
+            words.append(f"{value}-cpus" if axis == "cpus" else str(value))
+    return "-".join(words)
+
+
+def read(text: str) -> Table:
+    """The table. What is wrong with it is a ValueError."""
     table = tomllib.loads(text)
-    axes: dict[str, list[Any]] = table["axes"]
-    cells = []
-    for line in table["cell"]:
-        unknown = set(line) - set(axes) - {"long", "control"}
+    axes: Axes = table["axes"]
+    lines = []
+    for entry in table["cell"]:
+        unknown = set(entry) - set(axes) - {"long", "control"}
         if unknown:
             raise ValueError(f"no axis is called {' or '.join(sorted(unknown))}")
-        values = {axis: line.get(axis, known[0]) for axis, known in axes.items()}
-        for axis, value in values.items():
+        cell = Cell({axis: entry.get(axis, known[0]) for axis, known in axes.items()})
+        for axis, value in cell.values.items():
             if value not in axes[axis]:
                 raise ValueError(f"{value} is no value of {axis}")
-        if line.get("control") not in ("default", "long"):
-            raise ValueError(f"a cell of {values['driver']} does not say when its control runs")
-        cells.append(Cell(values, line.get("long", False), line["control"]))
-    names = [cell.name for cell in cells]
+        if why_not := cell.why_not():
+            raise ValueError(why_not)
+        name = name_of(cell, axes)
+        if entry.get("control") not in ("default", "long", "none"):
+            raise ValueError(f"{name} does not say when its control runs")
+        lines.append(Line(cell, name, entry.get("long", False), entry["control"]))
+    _expect_whole(axes, lines)
+    return Table(axes, lines)
+
+
+def _expect_whole(axes: Axes, lines: list[Line]) -> None:
+    names = [line.name for line in lines]
     if len(set(names)) != len(names):
         raise ValueError("two cells have the same values")
     for axis, known in axes.items():
-        in_default = {cell.values[axis] for cell in cells if not cell.long}
+        in_default = {line.cell[axis] for line in lines if not line.long}
         if missing := [str(v) for v in known if v not in in_default]:
             raise ValueError(f"no default cell has the {axis} {', '.join(missing)}")
-    pairs = {(cell.values["driver"], cell.values["mapping"]) for cell in cells}
-    for driver in axes["driver"]:
-        for mapping in axes["mapping"]:
-            if (driver, mapping) not in pairs:
-                raise ValueError(f"no cell has the driver {driver} with the mapping {mapping}")
-    for cell in cells:
-        if not DRIVERS[cell.values["driver"]].migratable and cell.values["policy"] == "keep":
-            raise ValueError(f"QEMU cannot save the state of {cell.values['driver']}")
-    return cells
+    for one, other in PAIRS:
+        pairs = {(line.cell[one], line.cell[other]) for line in lines if line.control != "none"}
+        for value in axes[one]:
+            for second in axes[other]:
+                if (value, second) not in pairs:
+                    raise ValueError(
+                        f"no cell with a control has the {one} {value} with the {other} {second}"
+                    )
+    if not any(all(line.cell[a] == v for a, v in NARROW.items()) for line in lines):
+        raise ValueError("no device with a 32-bit mask has RAM beyond it")
 
 
-def _without_device(driver: str, argv: list[str]) -> list[str]:
-    """A destination that starts without the device, and keeps what is behind it."""
-    ours = {argument for argument in DRIVERS[driver].arguments("rp0")[1::2]}
-    ours |= {argument for argument in DRIVERS[driver].arguments("rp1")[1::2]}
-    out: list[str] = []
-    for word in argv:
-        if word in ours:
-            out.pop()  # its -device
-        else:
-            out.append(word)
-    return out
-
-
-def _ask(guest: MovingGuest, name: str) -> Any:
-    return guest.source.call("qom-get", path="/pvdirty", property=name)
-
-
-def _judge(guest: MovingGuest, cell: Cell) -> None:
-    """Nothing is lost; or, in a control, the judges see what is missing.
-
-    The CPU writes a slot too, when it maps, so a bounced page is sent soon after the device wrote
-    it, and lost in some runs only. But what nobody reported, the oracle has seen in each.
-    """
-    if not guest.blind:
-        guest.judge()
-        return
-    found = guest.compare()
-    expect(found["x-oracle-uncovered"] > 0, "the oracle saw nothing uncovered: it proves nothing")
-    if cell.values["mapping"] == "direct":
-        expect(found["pages_lost"] > 0, "nothing is lost: the judge proves nothing")
-
-
-def _migrate_unplugging(guest: MovingGuest, cell: Cell) -> None:
-    """The device works until the rest would fit, goes, and another one comes at the destination."""
-    driver = cell.values["driver"]
-    device = DRIVERS[driver].id
-    guest.receive(change=lambda argv: _without_device(driver, argv))
-    again = _ask(guest, "devices")[0]["device-add"]
-    guest.source.call("qom-set", path="/pvdirty", property="hold-for", value=device)
-    migration = guest.migration()
-    asked = False
-    while not migration.over():
-        if not asked and migration.long_enough() and _ask(guest, "converged"):
-            expect(_ask(guest, "holding"), "converged, and nothing holds the end")
-            expect(migration.status == "active", "it ends with the device still there")
-            guest.source.call("device_del", id=device)
-            asked = True
-    complaint = guest.source.complaint()
-    expect(migration.status == "completed", f"{migration.info} {complaint}")
-    expect(asked, "it ended before the device was asked to go")
-    expect(_ask(guest, "devices") == [], "it ended before the device was gone")
-    _judge(guest, cell)
-    if guest.blind:
-        return
-    destination = guest.destination
-    assert destination
-    destination.call("cont")
-    destination.call("device_add", **again)
-    destination.wait(
-        "tracked device at the destination",
-        lambda: destination.port("rp0", "complete") is True
-        and destination.call("qom-get", path="/pvdirty", property="devices")[0]["tracked"],
-        60,
-        lambda: guest.progress.show("replacement"),
-    )
-
-
-def _migrate_keeping(guest: MovingGuest, cell: Cell) -> None:
-    guest.receive()
-    guest.migration(may_end=Migration.long_enough).run()
-    _judge(guest, cell)
-    if not guest.blind:
-        guest.go_on()
-
-
-def run_cell(cell: Cell, control: bool) -> None:
-    """One migration; the control is the same without the guest's module and with a blind host."""
-    with moving("off" if control else "log", cell.config()) as guest:
-        if cell.values["policy"] == "unplug":
-            _migrate_unplugging(guest, cell)
-        else:
-            _migrate_keeping(guest, cell)
-
-
-def document(cells: list[Cell]) -> str:
+def document(table: Table) -> str:
     """The table for people."""
-    axes = list(cells[0].values)
     lines = [
         "<!-- Generated by tests/e2e/matrix.py --document; do not edit. -->",
         "# The matrix",
         "",
         "Each line of `matrix.toml` is a migration under load of a guest whose device QEMU's dirty "
         "log cannot see. Every byte of both sides is compared, the oracle must have seen nothing "
-        "uncovered, and the guest goes on at the destination and finds its data. Its control is the "
-        "same without the guest's module: it must lose pages (with swiotlb: leave pages uncovered, since "
-        "the CPU writes the slots too). `default` runs with `./check`, `full` "
-        "with `./check --full`.",
+        "uncovered, and the guest goes on at the destination and finds its data; after an unplug it "
+        "gets another device there and works with it. Its control is the same without the guest's "
+        "module: it must lose pages (with swiotlb: leave pages uncovered, since the CPU writes the "
+        "slots too). `default` runs with `./check`, `full` with `./check --full`. "
+        "`./check --soak MINUTES` draws cells from all values.",
         "",
-        f"| cell | {' | '.join(axes)} | runs | control |",
-        "|---" * (len(axes) + 3) + "|",
+        f"| cell | {' | '.join(table.axes)} | runs | control |",
+        "|---" * (len(table.axes) + 3) + "|",
     ]
-    for cell in cells:
-        values = " | ".join(str(v) for v in cell.values.values())
-        runs = "full" if cell.long else "default"
-        control = "full" if cell.control == "long" else "default"
-        lines.append(f"| {cell.name} | {values} | {runs} | {control} |")
+    control = {"default": "default", "long": "full", "none": ""}
+    for line in table.lines:
+        values = " | ".join(str(v) for v in line.cell.values.values())
+        runs = "full" if line.long else "default"
+        lines.append(f"| {line.name} | {values} | {runs} | {control[line.control]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -213,8 +130,7 @@ def _refused(words: str) -> Iterator[None]:
 def check_table() -> None:
     """The table has what it must, the document is the table, and neither is taken on trust."""
     text = TABLE.read_text()
-    cells = read(text)
-    expect(DOCUMENT.read_text() == document(cells), "MATRIX.md is not what matrix.toml says")
+    expect(DOCUMENT.read_text() == document(read(text)), "MATRIX.md is not what matrix.toml says")
     with _refused("no default cell has the driver rtl8139"):
         read(text.replace('"nvme"]', '"nvme", "rtl8139"]'))
     with _refused("no default cell has the cpus 8"):
@@ -225,29 +141,42 @@ def check_table() -> None:
         read(text.replace("cpus = 4\n", "cpus = 4\ncolour = 1\n", 1))
     with _refused("does not say when its control runs"):
         read(text.replace('control = "default"\n', "", 1))
-    with _refused("no cell has the driver xhci with the mapping swiotlb"):
+    with _refused("no cell with a control has the driver xhci with the mapping swiotlb"):
         read(text.replace('driver = "xhci"\nmapping = "swiotlb"', 'driver = "xhci"\ncpus = 4'))
     with _refused("two cells have the same values"):
-        read(text + '\n[[cell]]\ndriver = "virtio-net"\ncontrol = "long"\n')
+        read(text + '\n[[cell]]\ndriver = "e1000e"\ncontrol = "long"\n')
     with _refused("cannot save the state of nvme"):
         read(text + '\n[[cell]]\ndriver = "nvme"\ncontrol = "long"\n')
+    with _refused("auto-converge ends migrations in its own way"):
+        read(text + '\n[[cell]]\npolicy = "unplug"\nfeature = "auto-converge"\ncontrol = "none"\n')
+    with _refused("no device with a 32-bit mask has RAM beyond it"):
+        wide = text.replace('driver = "e1000"\nmemory = "6G"', 'driver = "e1000"', 1)
+        read(wide.replace('driver = "virtio-net"', 'driver = "virtio-net"\nmemory = "6G"', 1))
 
 
-def _cases(cells: list[Cell]) -> dict[str, Any]:
+def _run(cell: Cell, control: bool) -> None:
+    cell.run(control)
+    expect_nothing_left(os.getpid())
+
+
+def _cases(table: Table) -> dict[str, Any]:
     cases: dict[str, Any] = {"table": check_table}
-    for cell in cells:
-        cases[cell.name] = lambda cell=cell: run_cell(cell, control=False)
-        cases[cell.name + CONTROL] = lambda cell=cell: run_cell(cell, control=True)
+    for line in table.lines:
+        cases[line.name] = lambda line=line: _run(line.cell, control=False)
+        if line.control != "none":
+            cases[line.name + CONTROL] = lambda line=line: _run(line.cell, control=True)
     return cases
 
 
 if __name__ == "__main__":
+    TEXT = read(TABLE.read_text())
     if sys.argv[1:] == ["--list"]:
         print(" table")
-        for c in read(TABLE.read_text()):
-            print(f"{'*' if c.long else ' '}{c.name}")
-            print(f"{'*' if c.control == 'long' else ' '}{c.name}{CONTROL}")
+        for l in TEXT.lines:
+            print(f"{'*' if l.long else ' '}{l.name}")
+            if l.control != "none":
+                print(f"{'*' if l.control == 'long' else ' '}{l.name}{CONTROL}")
     elif sys.argv[1:] == ["--document"]:
-        print(document(read(TABLE.read_text())), end="")
+        print(document(TEXT), end="")
     else:
-        sys.exit(main(_cases(read(TABLE.read_text()))))
+        sys.exit(main(_cases(TEXT)))

@@ -128,6 +128,9 @@ class MovingGuest:
     ) -> None:
         self.config = config = run.config_for(mode, base)
         self.blind = run.BLIND in config.port_options
+        self.cross: Callable[[MovingGuest], dict[str, Any]] = cross
+        # Does a blind host lose pages for sure, and not only leave them uncovered?
+        self.surely_lossy = True
         self.settings = settings
         self.directory = directory.path
         self.progress = Progress(directory.path.name)
@@ -225,14 +228,23 @@ class MovingGuest:
         """Both sides are equal, and not because everything was sent; or, blind, are not."""
         found = self.compare()
         if self.blind:
-            expect(found["pages_lost"] > 0, "nothing is lost: the judge proves nothing")
+            uncovered = found["x-oracle-uncovered"]
+            expect(uncovered > 0, "the oracle saw nothing uncovered: it proves nothing")
+            if self.surely_lossy:
+                expect(found["pages_lost"] > 0, "nothing is lost: the judge proves nothing")
             return
         expect(found["pages_lost"] == 0, f"{found['pages_lost']} pages are lost")
         expect(found["answered-all-dirty"] == 0, "a tracked guest was all dirty")
         expect(found["x-oracle-uncovered"] == 0, "written pages were not covered")
 
     def go_on(self) -> None:
-        """The destination runs, and is the source from now on."""
+        """The destination runs with its devices, and is the source from now on."""
+        self.resume()
+        self.wait_for_work()
+        self.expect_sound()
+
+    def resume(self) -> None:
+        """Only that it runs."""
         assert self.destination
         self.source.kill()
         self.source, self.destination = self.destination, None
@@ -240,8 +252,6 @@ class MovingGuest:
         self.source.call("cont")
         if self.config.driver(NET):
             self._generator.start(self.directory / f"{self.source.name}.net")
-        self.wait_for_work()
-        self.expect_sound()
 
     def wait_for_work(self) -> None:
         """The devices move data at the source."""
@@ -264,6 +274,14 @@ class MovingGuest:
         expect(state == "running", f"the source is {state}")
         errors = self.source.load().errors
         expect(errors == 0, f"{errors} errors in the guest's data")
+
+
+def cross(guest: MovingGuest) -> dict[str, Any]:
+    """From one QEMU to another, with all devices; QEMU's last word on it."""
+    guest.receive()
+    info = guest.migration().run()
+    guest.judge()
+    return info
 
 
 @contextlib.contextmanager

@@ -45,6 +45,8 @@ class Driver:
 
 DRIVERS = {
     "e1000e": Driver(NET, "e1000e,romfile=", ("e1000e",)),
+    # Linux gives it a 32-bit mask, since it is no PCI-X card.
+    "e1000": Driver(NET, "e1000,romfile=", ("e1000",)),
     "virtio-net": Driver(NET, f"virtio-net-pci,romfile=,{_VIRTIO}", ("virtio_pci", "virtio_net")),
     "virtio-blk": Driver(
         DISK, f"virtio-blk-pci,{_VIRTIO}", ("virtio_pci", "virtio_blk"), path="/dev/vda"

@@ -17,6 +17,7 @@ from .frames import FrameGenerator
 from .progress import Progress
 from .qmp import QmpClosed, QmpError
 from .rundir import RunDir
+from .topology import UNCOVERED
 from .vm import PORTS, GuestError, Vm, VmConfig
 
 CLI = BUILD / "host" / "pvdirty"
@@ -43,7 +44,7 @@ def config_for(mode: str, base: VmConfig) -> VmConfig:
     """The VMs of a mode: the same command line but for what the mode says."""
     options = base.port_options + UNTRACKED
     if mode == "clean":
-        return replace(base, covered=False, port_options=options)
+        return replace(base, topology=UNCOVERED, port_options=options)
     if mode == "off":
         return replace(base, load_module=False, port_options=options + BLIND)
     if mode == "touch":

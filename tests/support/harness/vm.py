@@ -16,9 +16,9 @@ from . import guest_image
 from .base import BUILD, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
 from .devices import DISK, DRIVERS, NET, Driver, back_end, comma
 from .qmp import Qmp, QmpClosed, connect_unix
+from .topology import PORTS, ROOT_PORTS, Topology
 
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
-PORTS = ("rp0", "rp1")
 
 # A message of the plug-in, without the option that QEMU puts before it; or one
 # of QEMU's own about the plug-in's part of a migration stream.
@@ -35,7 +35,8 @@ class VmConfig:
     cpus: int = 2
     accel: str = "tcg"
     qemu: str = "qemu-system-x86_64"
-    covered: bool = True  # devices below the ports, or on the root bus
+    topology: Topology = ROOT_PORTS
+    disk_to_come: bool = False  # there is a disk, which waits for its device
     load_module: bool = True
     # A test speaks to the guest: Vm.order(). QEMU survives reboot and power-off.
     control: bool = False
@@ -80,7 +81,9 @@ class VmConfig:
         for plugin in self.plugins:
             argv += ["-plugin", f"file={comma(plugin)}{self.plugin_options}"]
         argv += ["-sandbox", self.sandbox]
-        argv += ["-machine", "q35,memory-backend=m0", "-accel", self.accel, "-cpu", cpu]
+        machine = f"{self.topology.machine},memory-backend=m0"
+        argv += ["-machine", machine, "-accel", self.accel, "-cpu", cpu]
+        argv += self.topology.options
         argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
         argv += ["-m", f"{self.memory_bytes}b", "-smp", str(self.cpus)]
         argv += ["-nodefaults", "-no-user-config", "-display", "none"]
@@ -91,17 +94,15 @@ class VmConfig:
         argv += ["-serial", f"file:{name}.serial", "-qmp", f"unix:{name}.qmp,server=on,wait=off"]
         if self.control:
             argv += ["-serial", f"unix:{name}.control,server=on,wait=off"]
-        for number, port in enumerate(PORTS if self.plugins else ()):
-            argv += [
-                "-device",
-                f"pvdirty-root-port,id={port},chassis={number + 1},slot={number + 1}"
-                f",addr={number + 4}{self.port_options}",
-            ]
-        argv += self.more
+        self.topology.make_files()
+        if self.plugins:
+            argv += self.topology.ports(self.port_options)
+        argv += [*self.topology.between, *self.more]
         for device in devices:
-            bus = PORTS[device.kind == DISK] if self.covered else "pcie.0"
             argv += back_end(device.kind, name, disk, self.disk_kib_per_second << 10)
-            argv += device.arguments(bus)
+            argv += device.arguments(self.topology.buses[device.kind])
+        if self.disk_to_come:
+            argv += back_end(DISK, name, disk, self.disk_kib_per_second << 10)
         if incoming:
             argv += ["-incoming", "unix:migrate", "-S"]
         return argv
