@@ -18,6 +18,7 @@ import mid_migration
 import policies
 import provisioning
 import runs
+import soak
 from support import main
 
 CASES = {
@@ -32,7 +33,9 @@ CASES = {
     "migrate-kernel-6.12": runs.migrate_other_kernel,
     "migrate-6G": runs.migrate_above_the_hole,
     "oracle-sees-a-dropped-mark": runs.dropped_mark,
-    "soak": runs.soak,
+    "soak-draws": soak.expect_draws,
+    "check-shards": judges.shards,
+    "demo-repeated": runs.repeated,
     "bad-options": bad_input.options,
     "bad-qemu": bad_input.qemu,
     "bad-port": bad_input.port,

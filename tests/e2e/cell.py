@@ -58,6 +58,8 @@ class Cell:
         driver = DRIVERS[self["driver"]]
         if not driver.migratable and self["policy"] == "keep":
             return f"QEMU cannot save the state of {self['driver']}"
+        if not driver.ends and self["policy"] == "unplug":
+            return f"QEMU never ends an unplugged {self['driver']}"
         if self["policy"] == "unplug" and self["feature"] not in WITH_UNPLUG:
             return f"{self['feature']} ends migrations in its own way, not by an unplug"
         if self["memory"] == "6G" and self["feature"] in ("there-and-back", "by-file"):

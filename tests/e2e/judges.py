@@ -12,6 +12,8 @@ import check
 from support import BUILD, expect
 
 from harness import report
+from harness.ctest import Tally, Test, run_tests
+from harness.ledger import Ledger, tree_hash
 from harness.run import Outcome, RunResult
 
 GOOD = Outcome(
@@ -87,6 +89,7 @@ add_test(NAME missing COMMAND /nonexistent/program)
 add_test(NAME late COMMAND sleep 60)
 set_tests_properties(skips PROPERTIES SKIP_RETURN_CODE 77)
 set_tests_properties(late PROPERTIES TIMEOUT 1)
+set_tests_properties(passes fails skips missing late PROPERTIES LABELS counting)
 """
 
 
@@ -96,19 +99,62 @@ def counting() -> None:
         top = Path(scratch)
         (top / "CMakeLists.txt").write_text(PROJECT)
         subprocess.run(["cmake", "-S", top, "-B", top / "b"], check=True)
-        junit = top / "out.xml"
-        subprocess.run(["ctest", "--test-dir", top / "b", "--output-junit", junit], check=False)
-        tally = check.Tally("counting")
-        check.read_results(junit, tally)
+        names = ["passes", "fails", "skips", "missing", "late"]
+        tally = Tally("counting")
+        passed = run_tests(names, tally, top / "b")
+        gone = Tally("counting")
+        run_tests(["passes", "is-not-there"], gone, top / "b")
+    expect(passed == {"passes"}, f"passed: {passed}")
+    expect(gone.passed == 1 and len(gone.failed) == 1, f"a test that is not there: {gone}")
     expect(tally.passed == 1, f"passed: {tally.passed}")
     failed = sorted(name.partition(":")[0] for name in tally.failed)
     expect(failed == ["fails", "late", "missing"], f"failed: {tally.failed}")
     expect(tally.skipped == ["skips: no such device"], f"skipped: {tally.skipped}")
     expect(check.exit_code([tally]) == 1, "exit code with failures")
-    expect(check.exit_code([check.Tally("none")]) == 1, "exit code when nothing ran")
-    expect(check.exit_code([check.Tally("one", passed=1)]) == 0, "exit code when all passed")
+    expect(check.exit_code([Tally("none")]) == 1, "exit code when nothing ran")
+    expect(check.exit_code([Tally("one", passed=1)]) == 0, "exit code when all passed")
     printed = io.StringIO()
     check.print_json([tally], printed)
     counted = json.loads(printed.getvalue())
     sums = [counted[key] for key in ("passed", "failed", "skipped")]
     expect(sums == [1, 3, 1], f"as JSON: {counted}")
+
+
+def shards() -> None:
+    """All shards together are all tests, once; and only what passed on the same tree is left out."""
+    tests = [Test(f"t{i}", frozenset({"unit", *(["long"] if i % 3 else [])})) for i in range(10)]
+    tests.append(Test("other", frozenset({"unit", "property"})))
+    for count in (1, 2, 3, 4, 20):
+        parts = [
+            check.selected("unit", tests, ["property"], True, (number, count))
+            for number in range(1, count + 1)
+        ]
+        together = [name for part in parts for name in part]
+        expect(sorted(together) == sorted(f"t{i}" for i in range(10)), f"{count} shards: {parts}")
+    short = check.selected("unit", tests, [], False, (1, 1))
+    expect(short == ["other", "t0", "t3", "t6", "t9"], f"without the long ones: {short}")
+
+    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+        top = Path(scratch)
+        (top / "a").write_text("1")
+        first = tree_hash(top)
+        kept = top / "build" / "passed.json"
+        Ledger(first, kept).add({"t0"})
+        Ledger(first, kept).add({"t1"})
+        expect(tree_hash(top) == first, "what is below build/ counts")
+        expect(Ledger(first, kept).passed == {"t0", "t1"}, "what has passed is forgotten")
+        (top / "a").write_text("2")
+        expect(tree_hash(top) != first, "a change is not seen")
+        expect(not Ledger(tree_hash(top), kept).passed, "passed on another tree")
+        ledger = Ledger(first, kept)
+        ledger.forget()
+        expect(not Ledger(first, kept).passed, "not forgotten")
+
+        (top / "CMakeLists.txt").write_text(PROJECT)
+        subprocess.run(["cmake", "-S", top, "-B", top / "b"], check=True)
+        ledger.add({"missing"})
+        tally = check.run_label("counting", ["passes", "missing"], ledger, top / "b")
+        expect((tally.passed, tally.before, tally.failed) == (2, 1, []), f"not left out: {tally}")
+        expect(Ledger(first, kept).passed == {"passes", "missing"}, "not entered")
+        check.run_label("counting", ["fails"], ledger, top / "b")
+        expect("fails" not in Ledger(first, kept).passed, "a failure counts as passed")

@@ -2,6 +2,7 @@
 """A guest that moves: from QEMU to QEMU, as often as wanted, each time compared byte by byte."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -217,7 +218,7 @@ class MovingGuest:
         for name in ("answered-all-dirty", "x-oracle-written", "x-oracle-uncovered"):
             found[name] = int(self.source.port(PORTS[0], name))
         found = {name: value for name, value in found.items() if isinstance(value, int)}
-        print(found, flush=True)
+        print("COMPARED", json.dumps(found), flush=True)
         expect(found["bytes_compared"] >= self.config.memory_bytes, "not all RAM was compared")
         expect(found["x-oracle-written"] > 0, "the oracle saw no DMA at all")
         outside = found["pages_lost_outside_oracle"]

@@ -96,7 +96,7 @@ def dropped_mark() -> None:
     expect(any("not covered" in sentence for sentence in broken), f"the judge said: {broken}")
 
 
-def soak() -> None:
+def repeated() -> None:
     """Twenty times all four."""
     rows = demo_rows("--repeat", "20", timeout=7000)
     expect(len(rows) == 80, f"{len(rows)} rows")

@@ -4,12 +4,8 @@
 import argparse
 import json
 import os
-import re
-import subprocess
+import random
 import sys
-import time
-import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +16,7 @@ from harness.base import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
-    LOGS,
+    TOP,
     HarnessError,
     Interrupted,
     interrupt_on_signals,
@@ -28,98 +24,70 @@ from harness.base import (
     say,
 )
 from harness.cli import Parser
-from harness.provision import KERNELS, provision
+from harness.ctest import (
+    BENCH,
+    BENCH_JSON,
+    HOST,
+    LONG,
+    WITHOUT_GUESTS,
+    Tally,
+    Test,
+    known_tests,
+    labels_of,
+    run_tests,
+)
+from harness.ledger import Ledger, shard, tree_hash
+from harness.provision import E2E_TARGETS, KERNELS, provision
 
-HOST = BUILD / "host"
-BENCH = "bench"
-BENCH_JSON = HOST / "tests" / "bench" / "bench.json"
-LONG = "long"
-# Cheap ones first; a label that only tests of later work carry comes last.
-ORDER = ("unit", "property", "model", "mutants", "fuzz", "kunit", "e2e", "nested", "vfio", "bench")
-WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "bench"}
-
-
-@dataclass
-class Tally:
-    """Results of one label."""
-
-    label: str
-    passed: int = 0
-    failed: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)  # "name: reason"
-    minutes: float = 0.0
-    tables: list[str] = field(default_factory=list)  # what benchmarks print
+SOAK = TOP / "tests" / "e2e" / "soak.py"
+SOAK_JSON = BUILD / "check" / "soak.json"
 
 
-def known_labels() -> list[str]:
-    """The labels that tests carry, by ctest."""
-    shown = subprocess.run(
-        ["ctest", "--test-dir", HOST, "--show-only=json-v1"],
-        stdout=subprocess.PIPE,
-        check=True,
-    ).stdout
-    labels = {
-        label
-        for test in json.loads(shown)["tests"]
-        for prop in test.get("properties", [])
-        if prop["name"] == "LABELS"
-        for label in prop["value"]
-    }
-    labels.discard(LONG)
-    return sorted(labels, key=lambda x: (ORDER.index(x) if x in ORDER else len(ORDER), x))
+def selected(
+    label: str, tests: list[Test], done: list[str], full: bool, part: tuple[int, int]
+) -> list[str]:
+    """Names of a label's tests, but those of labels that have been run; a shard of them."""
+    without = {*done} | (set() if full else {LONG})
+    names = [test.name for test in tests if label in test.labels and not test.labels & without]
+    return shard(names, *part)
 
 
-def _skip_reason(case: ElementTree.Element) -> str:
-    output = case.findtext("system-out") or ""
-    found = re.findall(r"^SKIP: (.*)$", output, re.MULTILINE)
-    if found:
-        return str(found[-1])
-    skipped = case.find("skipped")
-    return (skipped.get("message") if skipped is not None else None) or "no reason given"
-
-
-def read_results(path: Path, tally: Tally) -> None:
-    """Adds a JUnit file's cases to a tally. What did not run is not passed."""
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
-        name = case.get("name", "?")
-        status = case.get("status")
-        if status == "run":
-            tally.passed += 1
-            if tally.label == BENCH:
-                tally.tables.append(case.findtext("system-out") or "")
-        elif status in ("notrun", "disabled"):
-            # ctest says "notrun" of a skip and of a program that is not there.
-            reason = _skip_reason(case)
-            if "SKIP" in reason or re.search(r"^SKIP: ", case.findtext("system-out") or "", re.M):
-                tally.skipped.append(f"{name}: {reason}")
-            else:
-                tally.failed.append(f"{name}: not run: {reason}")
-        else:
-            tally.failed.append(name)
-
-
-def run_label(label: str, done: list[str], full: bool) -> Tally:
-    """Runs a label's tests, but those of labels that have been run."""
+def run_label(
+    label: str, names: list[str], ledger: Ledger | None, build: Path = HOST
+) -> Tally:
+    """Runs these tests of a label, or what the ledger does not have of them."""
     tally = Tally(label)
-    LOGS.mkdir(parents=True, exist_ok=True)
-    junit = LOGS / f"check-{label}.xml"
-    junit.unlink(missing_ok=True)
-    if label == BENCH:
-        BENCH_JSON.unlink(missing_ok=True)
-    without = [re.escape(x) for x in done] + ([] if full else [LONG])
-    argv = ["ctest", "--test-dir", str(HOST), "-L", f"^{re.escape(label)}$"]
-    if without:
-        argv += ["-LE", f"^({'|'.join(without)})$"]
-    argv += ["--output-junit", str(junit), "--output-on-failure", "--no-tests=ignore"]
-    argv += ["--test-output-size-passed", "100000", "-j", str(os.cpu_count() or 1)]
-    start = time.monotonic()
-    code = run_group(argv, grace=10)  # Interrupted tests clean up after themselves.
-    tally.minutes = (time.monotonic() - start) / 60
-    if junit.exists():
-        read_results(junit, tally)
-    if code and not tally.failed:
-        tally.failed.append(f"ctest itself (exit code {code})")
+    if ledger:
+        before = ledger.passed & set(names)
+        tally.passed = tally.before = len(before)
+        names = [name for name in names if name not in before]
+    # Tests that boot guests are long and run alone anyway: each is entered as it passes.
+    each = 1 if ledger and label not in WITHOUT_GUESTS else len(names)
+    for first in range(0, len(names), max(each, 1)):
+        passed = run_tests(names[first : first + each], tally, build)
+        if ledger:
+            ledger.add(passed)
     return tally
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        number, count = (int(word) for word in text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"'{text}' is not like 1/4, 2/4, 3/4 or 4/4")
+    return number, count
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of minutes")
+    return minutes
 
 
 def arguments() -> argparse.Namespace:
@@ -133,11 +101,38 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("labels", nargs="*", metavar="LABEL", help="only tests with this label")
     parser.add_argument("--list", action="store_true", help="show the labels")
-    parser.add_argument("--full", action="store_true", help="the long tests too")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="the long tests too; a run that was cut short goes on where it was, "
+        "as long as the tree is the same",
+    )
+    parser.add_argument("--shard", type=_shard, metavar="I/N", help="with --full: one part of N")
+    parser.add_argument(
+        "--restart", action="store_true", help="with --full: forget what has passed before"
+    )
+    parser.add_argument(
+        "--soak",
+        type=_minutes,
+        metavar="MINUTES",
+        help="instead of tests: random cells of the end-to-end matrix, for so long",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="SEED[:FIRST]",
+        help="with --soak: draw what this seed drew, from the cell with this number on",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the results as JSON, progress on stderr"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.full and (options.shard or options.restart):
+        parser.error("--shard and --restart are for --full")
+    if options.seed is not None and options.soak is None:
+        parser.error("--seed is for --soak")
+    if options.soak is not None and (options.labels or options.full or options.list):
+        parser.error("--soak runs no tests: no LABEL, --full or --list with it")
+    return options
 
 
 def exit_code(tallies: list[Tally]) -> int:
@@ -158,8 +153,9 @@ def print_summary(tallies: list[Tally]) -> None:
     for line in skipped:
         print(f"skipped {line}")
     for t in tallies:
+        before = f" ({t.before} of them before, on the same tree)" if t.before else ""
         print(
-            f"{t.label}: {t.passed} passed, {len(t.failed)} failed, "
+            f"{t.label}: {t.passed} passed{before}, {len(t.failed)} failed, "
             f"{len(t.skipped)} skipped in {t.minutes:.1f} min"
         )
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped", flush=True)
@@ -174,6 +170,7 @@ def print_json(tallies: list[Tally], out: IO[str]) -> None:
         "labels": {
             t.label: {
                 "passed": t.passed,
+                "passed_before": t.before,
                 "failed": t.failed,
                 "skipped": t.skipped,
                 "minutes": round(t.minutes, 2),
@@ -197,6 +194,46 @@ def stdout_for_results() -> IO[str]:
     return out
 
 
+def soak(options: argparse.Namespace, results: IO[str] | None) -> int:
+    """Random migrations; their results stand in a file, for --json."""
+    provision(sorted(KERNELS), tests=False, more=E2E_TARGETS)
+    seed = options.seed or str(random.SystemRandom().randrange(1 << 32))
+    SOAK_JSON.parent.mkdir(parents=True, exist_ok=True)
+    SOAK_JSON.unlink(missing_ok=True)
+    argv = ["/usr/bin/python3", "-s", "-B", SOAK, str(options.soak), seed, SOAK_JSON]
+    code = run_group(argv, grace=10)
+    if results and SOAK_JSON.exists():
+        results.write(SOAK_JSON.read_text())
+        results.flush()
+    return code
+
+
+def run_labels(options: argparse.Namespace, tallies: list[Tally]) -> int:
+    """The tests that the options name; results are added as they come."""
+    provision([], tests=True)
+    tests = known_tests()
+    known = labels_of(tests)
+    if options.list:
+        print("\n".join(known))
+        return EXIT_DONE
+    unknown = [label for label in options.labels if label not in known]
+    if unknown:
+        say(f"check: unknown label '{unknown[0]}': choose from {', '.join(known)}")
+        return EXIT_USAGE
+    ledger = Ledger(tree_hash()) if options.full else None
+    if ledger and options.restart:
+        ledger.forget()
+    wanted = [x for x in known if x in options.labels or not options.labels]
+    if set(wanted) - WITHOUT_GUESTS:
+        provision(sorted(KERNELS), tests=True)
+    done: list[str] = []
+    for label in wanted:
+        names = selected(label, tests, done, options.full, options.shard or (1, 1))
+        tallies.append(run_label(label, names, ledger))
+        done.append(label)
+    return exit_code(tallies)
+
+
 def main() -> int:
     """Exit code of the program."""
     options = arguments()
@@ -205,20 +242,11 @@ def main() -> int:
     rundir.remove_stale()
     tallies: list[Tally] = []
     try:
-        provision([], tests=True)
-        known = known_labels()
-        if options.list:
-            print("\n".join(known))
-            return EXIT_DONE
-        unknown = [label for label in options.labels if label not in known]
-        if unknown:
-            say(f"check: unknown label '{unknown[0]}': choose from {', '.join(known)}")
-            return EXIT_USAGE
-        wanted = [x for x in known if x in options.labels or not options.labels]
-        if set(wanted) - WITHOUT_GUESTS:
-            provision(sorted(KERNELS), tests=True)
-        for label in wanted:
-            tallies.append(run_label(label, [t.label for t in tallies], options.full))
+        if options.soak is not None:
+            return soak(options, results)
+        code = run_labels(options, tallies)
+        if not tallies:
+            return code
     except HarnessError as error:
         say(f"check: {error}")
         tallies.append(Tally("build", failed=["see above"]))

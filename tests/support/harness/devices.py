@@ -22,6 +22,9 @@ class Driver:
     disk: str = ""  # a device on a bus of the PCI device, which holds the disk
     path: str = ""  # what the guest calls the disk
     migratable: bool = True  # can QEMU 7.2 save its state?
+    # Does QEMU 7.2 end it once it is unplugged? An xHCI holds a reference to itself, by the link
+    # "host" of its child: it is never torn down, and a migration that waits for that goes on.
+    ends: bool = True
 
     @property
     def id(self) -> str:
@@ -65,6 +68,7 @@ DRIVERS = {
         ("xhci_pci", "usb_storage", "sd_mod"),
         disk="usb-storage",
         path="/dev/sda",
+        ends=False,
     ),
     "nvme": Driver(
         DISK, "nvme,serial=pvdirty", ("nvme",), path="/dev/nvme0n1", migratable=False

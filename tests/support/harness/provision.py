@@ -34,6 +34,7 @@ QEMU_CONFIGURE = (
     "--with-git-submodules=ignore",
 )
 RUN_TARGETS = ("pvdirty-qemu", "pvdirty-cli")
+E2E_TARGETS = ("pvdirty-abi", "pvdirty-kvm-state")  # what migrations in tests need too
 PACKAGES = SUPPORT / "packages.sh"
 
 
@@ -209,17 +210,18 @@ def _guest_module(version: str) -> None:
         )
 
 
-def provision(kernels: list[str], tests: bool) -> None:
+def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> None:
     """Everything for runs with these kernels ("6.1", "6.12").
 
     tests: the tests' own programs too; they take far longer to compile.
+    more: or some of them.
     """
     with _locked():
         install_packages()
         for version in kernels:
             _kernel(version)
         _qemu_headers()
-        _host(() if tests else RUN_TARGETS)
+        _host(() if tests else RUN_TARGETS + more)
         for version in kernels:
             _guest_module(version)
             guest_image.build(version)
