@@ -8,6 +8,7 @@ from typing import Any
 
 import unplugging
 from features import FEATURES, SMALL
+from mid_migration import EVENTS, through
 from moving import MovingGuest, moving
 
 from harness.devices import DISK, DRIVERS, NET
@@ -40,8 +41,9 @@ SWIOTLB_BYTES = 384 << 20  # the slots take 64 MiB
 MEMORY = {"256M": SMALL.memory_bytes, "6G": 6 << 30}
 POLICIES = ("keep", "unplug")
 MAPPINGS = ("direct", "swiotlb")
-# Of these the whole is in the settings: they do not depend on how a migration ends.
-WITH_UNPLUG = ("plain", "multifd", "xbzrle", "compress")
+# Of these the whole is in the settings: they leave to others how a migration goes and ends.
+SETTINGS_ALONE = ("plain", "multifd", "xbzrle", "compress")
+NO_EVENT = "none"
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,15 @@ class Cell:
         driver = DRIVERS[self["driver"]]
         if not driver.migratable and self["policy"] == "keep":
             return f"QEMU cannot save the state of {self['driver']}"
-        if not driver.ends and self["policy"] == "unplug":
-            return f"QEMU never ends an unplugged {self['driver']}"
-        if self["policy"] == "unplug" and self["feature"] not in WITH_UNPLUG:
+        if driver.not_replaced and self["policy"] == "unplug":
+            return f"QEMU {driver.not_replaced}"
+        if self["policy"] == "unplug" and self["feature"] not in SETTINGS_ALONE:
             return f"{self['feature']} ends migrations in its own way, not by an unplug"
+        if self["event"] != NO_EVENT:
+            if self["feature"] not in SETTINGS_ALONE or self["policy"] == "unplug":
+                return "an event needs a plain course of the migration"
+            if self["topology"] != TWO_PORTS or self["memory"] != "256M":
+                return "events are for small guests with a NIC and a disk that are covered"
         if self["memory"] == "6G" and self["feature"] in ("there-and-back", "by-file"):
             return f"{self['feature']} with 6 GiB takes minutes"
         return ""
@@ -78,7 +85,7 @@ class Cell:
             topology = topology.at(DRIVERS[drivers[1]].kind, ROOT_BUS)
         bounced = self["mapping"] == "swiotlb"
         unplug = self["policy"] == "unplug"
-        return replace(
+        config = replace(
             SMALL,
             kernel=self["kernel"],
             drivers=tuple(drivers),
@@ -91,6 +98,8 @@ class Cell:
             # The workload starts anew with the replacement, and expects the disk's first content.
             disk_writes=not unplug,
         )
+        event = EVENTS.get(self["event"])
+        return event.config(replace(config, control=True, disk_writes=False)) if event else config
 
     def run(self, control: bool) -> None:
         """The migration; the control is the same without the guest's module and with a blind host."""
@@ -104,6 +113,8 @@ class Cell:
     def _arrange(self, guest: MovingGuest) -> None:
         if self["policy"] == "unplug":
             guest.cross = partial(unplugging.cross, device=DRIVERS[self["driver"]])
+        elif event := EVENTS.get(self["event"]):
+            guest.cross = partial(through, event=event)
         # The CPU writes a slot too, when it maps, so a bounced page is sent soon after the device
         # wrote it, and lost in some runs only.
         guest.surely_lossy = self["mapping"] == "direct"

@@ -20,6 +20,7 @@ DOCUMENT = Path(__file__).with_name("MATRIX.md")
 Axes = dict[str, list[Any]]
 # Each pair of values must be in some cell.
 PAIRS = (("driver", "mapping"),)
+WORDS = {"cpus": "{}-cpus", "event": "mid-{}"}  # in a cell's name
 # This device reaches 32 bits, so beyond 4 GiB its mappings are bounced, beside direct ones.
 NARROW = {"driver": "e1000", "memory": "6G"}
 
@@ -47,7 +48,7 @@ def name_of(cell: Cell, axes: Axes) -> str:
     words = []
     for axis, value in cell.values.items():
         if axis == "driver" or value != axes[axis][0]:
-            words.append(f"{value}-cpus" if axis == "cpus" else str(value))
+            words.append(WORDS.get(axis, "{}").format(value))
     return "-".join(words)
 
 
@@ -149,10 +150,12 @@ def check_table() -> None:
         read(text + '\n[[cell]]\ndriver = "e1000e"\ncontrol = "long"\n')
     with _refused("cannot save the state of nvme"):
         read(text + '\n[[cell]]\ndriver = "nvme"\ncontrol = "long"\n')
-    with _refused("never ends an unplugged xhci"):
+    with _refused("never ends an unplugged xHCI"):
         read(text + '\n[[cell]]\ndriver = "xhci"\npolicy = "unplug"\ncontrol = "long"\n')
     with _refused("auto-converge ends migrations in its own way"):
         read(text + '\n[[cell]]\npolicy = "unplug"\nfeature = "auto-converge"\ncontrol = "none"\n')
+    with _refused("an event needs a plain course"):
+        read(text + '\n[[cell]]\nevent = "plug"\npolicy = "unplug"\ncontrol = "none"\n')
     with _refused("no device with a 32-bit mask has RAM beyond it"):
         wide = text.replace('driver = "e1000"\nmemory = "6G"', 'driver = "e1000"', 1)
         read(wide.replace('driver = "virtio-net"', 'driver = "virtio-net"\nmemory = "6G"', 1))

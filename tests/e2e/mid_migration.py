@@ -106,8 +106,8 @@ EVENTS: dict[str, Event] = {
 }
 
 
-def through(guest: MovingGuest, event: Event) -> None:
-    """One migration with an event in its middle; it is judged."""
+def through(guest: MovingGuest, event: Event) -> dict[str, Any]:
+    """One migration with an event in its middle; it is judged. QEMU's last word on it."""
     event.prepare(guest)
     guest.receive()
     migration = guest.migration(may_end=lambda _: False)
@@ -119,8 +119,9 @@ def through(guest: MovingGuest, event: Event) -> None:
         for _ in range(REPORTS):
             guest.wait_for_work()
         migration.release()
-    guest.under_way.run()
+    info = guest.under_way.run()
     guest.judge()
+    return info
 
 
 def _pass(migration: Migration, passes: int) -> None:

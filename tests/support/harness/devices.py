@@ -22,9 +22,7 @@ class Driver:
     disk: str = ""  # a device on a bus of the PCI device, which holds the disk
     path: str = ""  # what the guest calls the disk
     migratable: bool = True  # can QEMU 7.2 save its state?
-    # Does QEMU 7.2 end it once it is unplugged? An xHCI holds a reference to itself, by the link
-    # "host" of its child: it is never torn down, and a migration that waits for that goes on.
-    ends: bool = True
+    not_replaced: str = ""  # why QEMU 7.2 cannot unplug it and plug another one in
 
     @property
     def id(self) -> str:
@@ -61,14 +59,23 @@ DRIVERS = {
         disk="scsi-hd",
         path="/dev/sda",
     ),
-    "ahci": Driver(DISK, "ahci", ("ahci", "sd_mod"), disk="ide-hd", path="/dev/sda"),
+    "ahci": Driver(
+        DISK,
+        "ahci",
+        ("ahci", "sd_mod"),
+        disk="ide-hd",
+        path="/dev/sda",
+        not_replaced="cannot plug a disk into an AHCI that came later",
+    ),
     "xhci": Driver(
         DISK,
         "qemu-xhci",
         ("xhci_pci", "usb_storage", "sd_mod"),
         disk="usb-storage",
         path="/dev/sda",
-        ends=False,
+        # It holds a reference to itself, by the link "host" of its child: it is never torn down,
+        # and a migration that waits for that goes on.
+        not_replaced="never ends an unplugged xHCI",
     ),
     "nvme": Driver(
         DISK, "nvme,serial=pvdirty", ("nvme",), path="/dev/nvme0n1", migratable=False
