@@ -117,4 +117,5 @@ class Cell:
             guest.cross = partial(through, event=event)
         # The CPU writes a slot too, when it maps, so a bounced page is sent soon after the device
         # wrote it, and lost in some runs only.
-        guest.surely_lossy = self["mapping"] == "direct"
+        beside_cpu = DRIVERS[self["driver"]].beside_cpu
+        guest.surely_lossy = self["mapping"] == "direct" and not beside_cpu

@@ -105,8 +105,8 @@ def document(table: Table) -> str:
         "log cannot see. Every byte of both sides is compared, the oracle must have seen nothing "
         "uncovered, and the guest goes on at the destination and finds its data; after an unplug it "
         "gets another device there and works with it. Its control is the same without the guest's "
-        "module: it must lose pages (with swiotlb: leave pages uncovered, since the CPU writes the "
-        "slots too). `default` runs with `./check`, `full` with `./check --full`. "
+        "module: it must lose pages (with swiotlb and virtio-net: leave pages uncovered, since the CPU "
+        "writes these pages too). `default` runs with `./check`, `full` with `./check --full`. "
         "`./check --soak MINUTES` draws cells from all values.",
         "",
         f"| cell | {' | '.join(table.axes)} | runs | control |",
