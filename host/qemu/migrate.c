@@ -132,6 +132,13 @@ static void reset_rest(void)
     set_rest(&none, 0);
 }
 
+/* The migration is over, and its thread gone: nothing is waited for. */
+static void end_rest(void)
+{
+    qatomic_set(&rest.holding, false);
+    qatomic_set(&rest.converged, false);
+}
+
 PVDirtyRest pvdirty_migrate_rest(void)
 {
     return (PVDirtyRest) {
@@ -176,9 +183,11 @@ static void state_changed(Notifier *n, void *data)
     } else if (migration_has_finished(s)) {
         /* RAM must stay as it was sent while the VM is stopped. */
         session = SESSION_OVER;
+        end_rest();
         pvdirty_devices_let_go(false);
     } else if (migration_has_failed(s)) {
         session = SESSION_NONE;
+        end_rest();
         pvdirty_devices_let_go(false);
         pvd_logging(pvdirty_vm.domain, PVD_LOGGER_SESSION, false);
         pvdirty_vm_refresh();

@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from played import command_line
 from support import expect, expect_nothing_left
 
 from harness import guest_image, run
-from harness.base import die_with_parent
 from harness.frames import FrameGenerator
 from harness.progress import Progress
+from harness.pvdirty import Command, Ended, operator, with_operator
 from harness.qmp import connect_unix
 from harness.rundir import RunDir
 from harness.vm import PORTS, Vm, VmConfig
@@ -31,54 +29,6 @@ REPLACEMENT = {"driver": "e1000e", "id": "new0", "netdev": "n0", "bus": PORTS[0]
 MEMORY = ["-machine", "q35,memory-backend=m0", "-m", "64"]
 MEMORY += ["-object", "memory-backend-memfd,id=m0,size=64M,share=on"]
 NIC = ["-netdev", "hubport,id=n0,hubid=0", "-device", f"e1000e,id=nic0,netdev=n0,bus={PORTS[0]}"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How the command ended, and what it reports."""
-
-    code: int
-    report: dict[str, Any]
-    said: str
-
-
-def _operator(name: str) -> str:
-    """The monitor that the command has for itself."""
-    return f"{name}.operator.qmp"
-
-
-def _with_operator(argv: list[str], name: str) -> list[str]:
-    return [*argv, "-qmp", f"unix:{_operator(name)},server=on,wait=off"]
-
-
-class Command:
-    """The command, running. Its temporary files have a directory of their own."""
-
-    def __init__(self, directory: Path, to: str, policy: str, *more: str) -> None:
-        self._scratch = directory / "scratch"
-        self._scratch.mkdir(exist_ok=True)
-        argv = [str(run.CLI), "migrate", "--from", _operator("source"), "--to", to]
-        argv += ["--policy", policy, "--json", *more]
-        self.process = subprocess.Popen(
-            argv,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(self._scratch)},
-            preexec_fn=die_with_parent(),
-        )
-
-    def end(self) -> Ended:
-        """Waits for it; it must leave nothing."""
-        out, err = self.process.communicate(timeout=LIMIT_SECONDS)
-        print(f"pvdirty migrate -> {self.process.returncode}\n{err}{out}", flush=True)
-        left = list(self._scratch.iterdir())
-        expect(not left, f"left behind: {left}")
-        report = json.loads(out)
-        expect(report["exit_code"] == self.process.returncode, "another exit code than reported")
-        return Ended(self.process.returncode, report, err)
 
 
 def _covered(vm: Vm) -> list[dict[str, Any]]:
@@ -100,18 +50,18 @@ def _unplugged(*more: str) -> Ended:
         argv = config.command_line("source", disk, incoming=False)
         nic = next(i for i, word in enumerate(argv) if word.startswith("e1000e,"))
         argv[nic] += ",id=nic0"
-        source = stack.enter_context(Vm("source", _with_operator(argv, "source"), path))
+        source = stack.enter_context(Vm("source", with_operator(argv, "source"), path))
         run.boot(source, config, generator, progress)
 
         argv = config.command_line("destination", disk, incoming=True)
         del argv[nic - 1 : nic + 1]
         destination = stack.enter_context(
-            Vm("destination", _with_operator(argv, "destination"), path)
+            Vm("destination", with_operator(argv, "destination"), path)
         )
         options = ["--bandwidth", BANDWIDTH, "--replacement", json.dumps(REPLACEMENT)]
         ended = Command(
-            path, _operator("destination"), "unplug", "--timeout", "120", *options, *more
-        ).end()
+            path, operator("destination"), "unplug", "--timeout", "120", *options, *more
+        ).end(LIMIT_SECONDS)
         expect(ended.code == 0, f"exit code {ended.code}: {ended.report['message']}")
         run.stopped(source, destination)
         found = run.compare(source, destination, path)
@@ -150,7 +100,7 @@ def _stopped_guest(policy: str) -> Iterator[tuple[Path, Vm]]:
         for name in ("source", "destination"):
             mine = [*argv, "-qmp", f"unix:{name}.qmp,server=on,wait=off"]
             mine += NIC if name == "source" else ["-incoming", "defer"]
-            vm = stack.enter_context(Vm(name, _with_operator(mine, name), directory.path))
+            vm = stack.enter_context(Vm(name, with_operator(mine, name), directory.path))
             if name == "source":
                 source = vm
         yield directory.path, source
@@ -162,6 +112,9 @@ def _expect_intact(vm: Vm) -> None:
     device = _covered(vm)[0]
     expect(device["id"] == "nic0" and device["state"] == "plugged", f"not intact: {device}")
     expect(not device["hold"], "it is still held for")
+    expect(
+        not vm.call("qom-get", path="/pvdirty", property="holding"), "a migration waits for it still"
+    )
     status = vm.call("query-migrate").get("status", "none")
     expect(status in ("none", "cancelled"), f"the migration is {status}")
 
@@ -169,32 +122,32 @@ def _expect_intact(vm: Vm) -> None:
 def stubborn() -> None:
     """Guests that do not let go, operators that change their mind, monitors that are taken."""
     with _stopped_guest("refuse") as (path, source):
-        ended = Command(path, _operator("destination"), "keep").end()
+        ended = Command(path, operator("destination"), "keep").end(LIMIT_SECONDS)
         expect(ended.code == REFUSED, f"exit code {ended.code} for an untracked device")
         expect("nic0" in ended.report["message"], "the device is not named")
         _expect_intact(source)
 
     with _stopped_guest("all-dirty") as (path, source):
-        other = connect_unix(path / _operator("source"))
+        other = connect_unix(path / operator("source"))
         try:
-            ended = Command(path, _operator("destination"), "unplug").end()
+            ended = Command(path, operator("destination"), "unplug").end(LIMIT_SECONDS)
         finally:
             other.close()
         expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a monitor that is taken")
         expect("one client at a time" in ended.said, "not said why")
 
-        command = Command(path, _operator("destination"), "unplug", "--timeout", "600")
+        command = Command(path, operator("destination"), "unplug", "--timeout", "600")
         deadline = time.monotonic() + LIMIT_SECONDS
         while source.call("query-migrate").get("status") != "active":
             expect(command.process.poll() is None, "it ended by itself")
             expect(time.monotonic() < deadline, "no migration")
             time.sleep(0.05)
         command.process.send_signal(signal.SIGINT)
-        ended = command.end()
+        ended = command.end(LIMIT_SECONDS)
         expect(ended.code == INTERRUPTED, f"exit code {ended.code} after Ctrl-C")
         _expect_intact(source)
 
-        ended = Command(path, "exec:cat >/dev/null", "unplug", "--timeout", "1").end()
+        ended = Command(path, "exec:cat >/dev/null", "unplug", "--timeout", "1").end(LIMIT_SECONDS)
         expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a guest that keeps its device")
         expect("does not let go of nic0" in ended.said, "not said why")
         expect(ended.report["status"] == "cancelled", "the migration was not cancelled")

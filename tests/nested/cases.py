@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Cases with real KVM and VFIO: `cases.py NAME`; ctest runs them one at a time."""
 
+import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "e2e"))
 
-from support import expect, main  # noqa: E402
+from support import BUILD, expect, main  # noqa: E402
 
 from harness.base import die_with_parent  # noqa: E402
 
-RUN = Path(__file__).with_name("run")
-INSIDE = Path(__file__).with_name("inside")
+HERE = Path(__file__).parent
+RUN = HERE / "run"
+INSIDE = HERE / "inside"
 
 
 def _run(*args: str) -> tuple[int, str]:
@@ -32,10 +37,31 @@ def _run(*args: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def _script(drivers: str, name: str, *args: str, timeout: int = 800) -> dict[str, Any]:
+    """Runs a script of ours inside, which must succeed; what it leaves in runs.json, if it does.
+
+    It finds two devices of each kind. If it fails, what its VMs said is shown.
+    """
+    devices = [word for kind in drivers.split("+") for word in 2 * ["--device", kind]]
+    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+        options = ["--timeout", str(timeout), "--results", scratch, *devices]
+        code, _ = _run(*options, str(HERE / name), *args)
+        if code:
+            for path in sorted(Path(scratch).glob("*-*")):
+                print(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}", flush=True)
+        expect(code == 0, f"exit code {code}")
+        runs = Path(scratch, "runs.json")
+        out: dict[str, Any] = json.loads(runs.read_text()) if runs.exists() else {}
+        return out
+
+
 def runner() -> None:
     """A script's output and exit code, what it finds, and that it cannot spoil the host's files."""
-    code, out = _run("--device", "nvme", "--device", "e1000e", str(INSIDE), "7")
-    expect(code == 7, f"exit code {code}, not the script's")
+    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+        devices = ["--device", "nvme", "--device", "e1000e"]
+        code, out = _run(*devices, "--results", scratch, str(INSIDE), "7")
+        expect(code == 7, f"exit code {code}, not the script's")
+        expect(Path(scratch, "result").read_text() == "7\n", "its result does not come back")
     lines = out.splitlines()
     expect("kvm 2" in lines, "no KVM on two CPUs")
     for device in ("0000:00:10.0 0x1b36", "0000:00:11.0 0x8086"):
@@ -47,17 +73,46 @@ def runner() -> None:
     expect(code == 2, "a script that is not there")
 
 
-def _migration(mode: str) -> None:
-    devices = ["--device", "nvme"] * 2
-    code, out = _run(*devices, str(Path(__file__).with_name("migrate.py")), mode)
-    expect(code == 0, f"exit code {code}")
-    expect(f"{mode}: " in out, "no result")
+def _migrations(*args: str, drivers: str = "nvme", modes: str = "log") -> None:
+    """Each mode once; said again, apart from the script's judge, what has to come out."""
+    out = _script(drivers, "migrate.py", "--driver", drivers, "--mode", modes, *args)
+    expect(out["failures"] == [], f"failures: {out['failures']}")
+    expect([r["mode"] for r in out["runs"]] == modes.split(","), "not every mode has a row")
+    for row in out["runs"]:
+        lost = row["pages_lost"]
+        expect((lost > 0) == (row["mode"] == "off"), f"{row['mode']}: {lost} pages lost")
+        expect((row["pages_marked"] > 0) == (row["mode"] == "log"), f"{row['mode']}: marks")
 
+
+def _of(*args: str, **kwargs: str) -> Callable[[], None]:
+    return lambda: _migrations(*args, **kwargs)
+
+
+def ten() -> None:
+    """Ten times in a row, each with its control."""
+    args = ["--mode", "log,off", "--repeat", "10"]
+    rows = _script("nvme", "migrate.py", *args, timeout=6000)["runs"]
+    lost = {mode: [r["pages_lost"] for r in rows if r["mode"] == mode] for mode in ("log", "off")}
+    print(f"lost: {lost}", flush=True)
+    expect(lost["log"] == 10 * [0], "pages are lost")
+    expect(len(lost["off"]) == 10 and all(lost["off"]), "a control lost nothing")
+
+
+BOTH = "nvme+e1000e"
 
 CASES = {
     "runner": runner,
-    "nvme": lambda: _migration("log"),
-    "nvme-control": lambda: _migration("off"),
+    "nvme": _of(),
+    "nvme-control": _of(modes="off"),
+    "e1000e": _of(drivers="e1000e"),
+    "e1000e-control": _of(drivers="e1000e", modes="off"),
+    "both": _of("--smp", "2", drivers=BOTH),
+    "both-control": _of("--smp", "2", drivers=BOTH, modes="off"),
+    "native-hotplug": _of("--native", "--smp", "2", drivers=BOTH),
+    "clean-and-touch": _of(modes="clean,touch"),
+    "guest-6.12": _of("--kernel", "6.12", modes="log,off"),
+    "held": lambda: expect(_script("nvme", "held.py") == {}, "results of what has none"),
+    "ten": ten,
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,15 @@ from harness.base import (  # noqa: E402
     kill_group,
     last_lines,
 )
+from harness.frames import FrameGenerator  # noqa: E402
 
 MODULES = ("kvm_amd", "vfio_iommu_type1", "vfio_pci", "virtio_pci", "9pnet_virtio", "9p")
 INIT = Path(__file__).with_name("init")
 # What a process inside may write to; gone with the VM.
 WRITABLE = (Path("/tmp"), Path("/run"), rundir.RUNS)
+RESULTS = "OUTER_RESULTS"  # names the directory inside whose files come back
+# An emulated guest in an emulated machine takes no more.
+NET_BYTES_PER_SECOND = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Outer:
     memory_mib: int = 2560
     cpus: int = 2
     devices: tuple[str, ...] = ()  # QEMU's arguments, the PCI address among them
+    nets: tuple[str, ...] = ()  # sockets of those that frames are sent to
     timeout: float = 600.0
 
     def command_line(self, initrd: Path, out: Path) -> list[str]:
@@ -100,34 +106,60 @@ def initrd(kernel: str) -> Path:
     return out
 
 
-def run(outer: Outer, argv: Sequence[str], quiet: bool = False) -> int:
+def _script(argv: Sequence[str], results: Path, terminal: bool) -> str:
+    """What the outer VM's shell is to do. Its output always goes to a terminal there."""
+    line = " ".join(shlex.quote(a) for a in argv)
+    return (
+        f"export {RESULTS}={shlex.quote(str(results))} TERM={'linux' if terminal else 'dumb'}\n"
+        f"cd {shlex.quote(os.getcwd())} && exec {line}\n"
+    )
+
+
+@contextlib.contextmanager
+def _traffic(sockets: Sequence[Path], process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Sends frames to each of them."""
+    with contextlib.ExitStack() as stack:
+        for path in sockets:
+            while not path.exists() and process.poll() is None:
+                time.sleep(0.02)
+            if path.exists():
+                generator = FrameGenerator(NET_BYTES_PER_SECOND)
+                stack.callback(generator.stop)
+                generator.start(path)
+        yield
+
+
+def run(outer: Outer, argv: Sequence[str], results: Path | None = None) -> int:
     """Runs a command inside; returns its exit code.
 
-    Its output goes to stdout as it comes. Without an exit code (the VM crashed, or took too long)
-    it is a HarnessError.
+    Its output goes to stdout as it comes. Files that it leaves in the directory that it finds in
+    RESULTS are copied to `results`. Without an exit code (the VM crashed, or took too long) it is a
+    HarnessError.
     """
     image = initrd(outer.kernel)
     with rundir.RunDir("outer", keep=False) as directory:
         # Mount points must exist where the host's files are read-only.
         out = directory.path / "out"
-        out.mkdir()
-        line = " ".join(shlex.quote(a) for a in argv)
-        (out / "command").write_text(f"cd {shlex.quote(os.getcwd())} && exec {line}\n")
+        inside = out / "results"
+        inside.mkdir(parents=True)
+        (out / "command").write_text(_script(argv, inside, sys.stdout.isatty()))
         with (directory.path / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
                 outer.command_line(image, out),
                 cwd=directory.path,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if quiet else None,
                 stderr=log,
                 preexec_fn=die_with_parent(),
             )
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(outer.timeout)
-            timed_out = process.poll() is None
+            with _traffic([directory.path / n for n in outer.nets], process):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(outer.timeout)
+                timed_out = process.poll() is None
         finally:
             kill_group(process)
+            if results:
+                shutil.copytree(inside, results, dirs_exist_ok=True)
         status = out / "status"
         if status.exists() and status.read_text().strip():
             return int(status.read_text())

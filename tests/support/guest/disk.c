@@ -2,7 +2,8 @@
 /*
  * Reads and writes of a disk past the page cache. Every 64-bit word of the
  * disk says where it is and which write put it there; the harness makes the
- * disk with generation 0.
+ * disk with generation 0. When it is unplugged, what was read stays under
+ * check, and the next disk of that name is taken, as the harness made it.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -28,6 +29,7 @@ struct expected {
 };
 
 struct disk {
+	const struct disk_args *args;
 	int fd;
 	uint64_t first; /* byte of the disk where the thread's part begins */
 	uint32_t blocks;
@@ -83,9 +85,55 @@ static void sweep(struct disk *d, uint32_t pages)
 	}
 }
 
+static int is_there(const void *path)
+{
+	return !access(path, F_OK);
+}
+
+static void open_disk(struct disk *d)
+{
+	const struct disk_args *args = d->args;
+	uint64_t bytes;
+
+	d->fd = open(args->path, O_RDWR | O_DIRECT);
+	if (d->fd < 0 || ioctl(d->fd, BLKGETSIZE64, &bytes))
+		die("%s: %s", args->path, strerror(errno));
+	d->blocks = (uint32_t)(bytes / PAGE / args->parts);
+	if (d->blocks <= LONGEST_PAGES)
+		die("%s: a disk of %llu bytes", args->path, (unsigned long long)bytes);
+	d->first = (uint64_t)d->blocks * PAGE * args->part;
+	d->generation = calloc(d->blocks, sizeof(*d->generation));
+	if (!d->generation)
+		die("no memory");
+}
+
+/* A request has failed. Goes on with the next disk if this one was unplugged. */
+static void replace_disk(struct disk *d, const char *request, const char *why)
+{
+	if (!has_gone(is_there, d->args->path)) {
+		report_error("disk %s: %s", request, why);
+		return;
+	}
+	if (d->args->part == 0)
+		atomic_fetch_add(&counters.disks_gone, 1);
+	close(d->fd); /* or the next one gets another name */
+	free(d->generation);
+	while (!is_there(d->args->path)) {
+		sweep(d, SWEEP);
+		wait_a_moment();
+	}
+	open_disk(d);
+}
+
+static const char *reason(ssize_t done)
+{
+	return done < 0 ? strerror(errno) : "too short";
+}
+
 static void write_blocks(struct disk *d, uint32_t block, uint32_t count)
 {
 	uint64_t *words = (uint64_t *)d->out;
+	ssize_t done;
 	uint32_t b;
 	unsigned int i;
 
@@ -94,13 +142,15 @@ static void write_blocks(struct disk *d, uint32_t block, uint32_t count)
 		for (i = 0; i < PAGE / 8; i++)
 			*words++ = word_at(d, block + b, d->generation[block + b], i);
 	}
-	if (pwrite(d->fd, d->out, (size_t)count * PAGE, (off_t)(d->first + (uint64_t)block * PAGE)) !=
-	    (ssize_t)count * PAGE)
-		report_error("disk write of %u blocks at %u: %s", count, block, strerror(errno));
+	done = pwrite(d->fd, d->out, (size_t)count * PAGE,
+		      (off_t)(d->first + (uint64_t)block * PAGE));
+	if (done != (ssize_t)count * PAGE)
+		replace_disk(d, "write", reason(done));
 }
 
 static void read_blocks(struct disk *d, uint32_t block, uint32_t count)
 {
+	ssize_t done;
 	uint32_t b, page;
 
 	if (d->cursor + count > ARENA_PAGES)
@@ -109,9 +159,10 @@ static void read_blocks(struct disk *d, uint32_t block, uint32_t count)
 	d->cursor += count;
 	for (b = 0; b < count; b++)
 		d->expected[page + b].valid = 0;
-	if (pread(d->fd, d->arena + (size_t)page * PAGE, (size_t)count * PAGE,
-		  (off_t)(d->first + (uint64_t)block * PAGE)) != (ssize_t)count * PAGE) {
-		report_error("disk read of %u blocks at %u: %s", count, block, strerror(errno));
+	done = pread(d->fd, d->arena + (size_t)page * PAGE, (size_t)count * PAGE,
+		     (off_t)(d->first + (uint64_t)block * PAGE));
+	if (done != (ssize_t)count * PAGE) {
+		replace_disk(d, "read", reason(done));
 		return;
 	}
 	for (b = 0; b < count; b++)
@@ -126,20 +177,13 @@ void *disk_thread(void *disk_args)
 {
 	const struct disk_args *args = disk_args;
 	struct pace pace = pace_start(args->bytes_per_second);
-	struct disk d = {.random = 88172645463325252u + args->part};
-	uint64_t bytes;
+	struct disk d = {.args = args, .random = 88172645463325252u + args->part};
 	unsigned int n;
 
-	d.fd = open(args->path, O_RDWR | O_DIRECT);
-	if (d.fd < 0 || ioctl(d.fd, BLKGETSIZE64, &bytes))
-		die("%s: %s", args->path, strerror(errno));
-	d.blocks = (uint32_t)(bytes / PAGE / args->parts);
-	d.first = (uint64_t)d.blocks * PAGE * args->part;
-	d.generation = calloc(d.blocks, sizeof(*d.generation));
+	open_disk(&d);
 	d.expected = calloc(ARENA_PAGES, sizeof(*d.expected));
-	if (!d.generation || !d.expected || d.blocks <= LONGEST_PAGES)
-		die("%s: no memory, or a disk of %llu bytes", args->path,
-		    (unsigned long long)bytes);
+	if (!d.expected)
+		die("no memory");
 	d.arena = arena((size_t)ARENA_PAGES * PAGE);
 	d.out = arena((size_t)LONGEST_PAGES * PAGE);
 	for (n = 0;; n++) {

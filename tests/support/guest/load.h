@@ -21,6 +21,8 @@ struct counters {
 	_Atomic uint64_t net_lost; /* frames missing in the sequence: no error */
 	_Atomic uint64_t cpu_pages;
 	_Atomic uint64_t disk_sweeps; /* times all of a thread's buffers were checked */
+	_Atomic uint64_t disks_gone; /* unplugged, and the workload went on without */
+	_Atomic uint64_t nics_gone;
 	_Atomic uint64_t errors;
 };
 
@@ -41,6 +43,14 @@ void pace_wait(struct pace *pace, uint64_t units);
 __attribute__((format(printf, 1, 2))) void report_error(const char *format, ...);
 /* The workload cannot run at all. */
 __attribute__((format(printf, 1, 2), noreturn)) void die(const char *format, ...);
+
+/*
+ * I/O has failed: was the device unplugged? It goes only a moment later; if it does not, 0 is
+ * returned, and the failure is an error.
+ */
+int has_gone(int (*is_there)(const void *device), const void *device);
+/* A short while; the thread does its checks meanwhile. */
+void wait_a_moment(void);
 
 /* Fresh, populated, page-aligned memory without huge pages. */
 void *arena(size_t bytes);

@@ -16,6 +16,7 @@
 
 #define DISK_THREADS 2
 #define ERRORS_SHOWN 20
+#define GONE_SECONDS 60
 
 struct counters counters;
 
@@ -78,6 +79,23 @@ void die(const char *format, ...)
 	va_end(args);
 	putchar('\n');
 	exit(1);
+}
+
+void wait_a_moment(void)
+{
+	sleep_for(0.02);
+}
+
+int has_gone(int (*is_there)(const void *device), const void *device)
+{
+	double limit = now() + GONE_SECONDS;
+
+	while (is_there(device)) {
+		if (now() > limit)
+			return 0;
+		wait_a_moment();
+	}
+	return 1;
 }
 
 void *arena(size_t bytes)
@@ -146,12 +164,14 @@ int main(int argc, char **argv)
 	for (;;) {
 		sleep_for(0.5);
 		printf("PVDIRTY io disk_bytes=%llu net_bytes=%llu net_lost=%llu cpu_pages=%llu "
-		       "disk_sweeps=%llu errors=%llu\n",
+		       "disk_sweeps=%llu disks_gone=%llu nics_gone=%llu errors=%llu\n",
 		       (unsigned long long)counters.disk_bytes,
 		       (unsigned long long)counters.net_bytes,
 		       (unsigned long long)counters.net_lost,
 		       (unsigned long long)counters.cpu_pages,
 		       (unsigned long long)counters.disk_sweeps,
+		       (unsigned long long)counters.disks_gone,
+		       (unsigned long long)counters.nics_gone,
 		       (unsigned long long)counters.errors);
 	}
 }

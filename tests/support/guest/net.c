@@ -6,7 +6,8 @@
  *
  * A frame after its Ethernet header: a sequence number, little-endian, then
  * bytes of a table that both sides make, from an offset that the sequence
- * number gives.
+ * number gives. When the NIC is unplugged, the next one of that name is taken,
+ * with a generator of its own.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -16,6 +17,7 @@
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -79,11 +81,48 @@ static int open_socket(const char *interface)
 	return fd;
 }
 
+/* A socket whose NIC has gone belongs to none, even if another has come under the same name. */
+static int has_nic(const void *socket)
+{
+	struct sockaddr_ll address;
+	socklen_t len = sizeof(address);
+
+	return !getsockname(*(const int *)socket, (struct sockaddr *)&address, &len) &&
+	       address.sll_ifindex > 0;
+}
+
+static void bring_up(const char *interface)
+{
+	struct ifreq request = {.ifr_flags = IFF_UP};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+
+	strncpy(request.ifr_name, interface, IFNAMSIZ - 1);
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request))
+		die("%s: %s", interface, strerror(errno));
+	close(fd);
+}
+
+/* The NIC is down. Goes on with the next one if it was unplugged; returns the socket to use. */
+static int replace_nic(const char *interface, int fd)
+{
+	if (!has_gone(has_nic, &fd)) {
+		report_error("net receive: the network is down");
+		return fd;
+	}
+	atomic_fetch_add(&counters.nics_gone, 1);
+	while (!if_nametoindex(interface))
+		wait_a_moment();
+	bring_up(interface);
+	close(fd);
+	return open_socket(interface);
+}
+
 void *net_thread(void *interface_name)
 {
 	static uint8_t frame[LONGEST_FRAME];
 	int fd = open_socket(interface_name);
 	uint64_t next = 0;
+	int down = 0;
 
 	make_table();
 	for (;;) {
@@ -98,7 +137,16 @@ void *net_thread(void *interface_name)
 			check_frame(frame, (size_t)len, &next);
 			atomic_fetch_add(&counters.net_bytes, (uint64_t)len);
 		}
+		if (errno == ENETDOWN) {
+			down = 1; /* said once; what has come before is in the queue still */
+			continue;
+		}
 		if (errno != EAGAIN)
 			report_error("net receive: %s", strerror(errno));
+		if (down) {
+			fd = replace_nic(interface_name, fd);
+			next = 0;
+			down = 0;
+		}
 	}
 }

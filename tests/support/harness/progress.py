@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Progress of a run: one line redrawn on a terminal, else a line now and then."""
 
+import os
 import shutil
 import sys
 import time
@@ -14,7 +15,7 @@ class Progress:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._tty = sys.stderr.isatty()
+        self._tty = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._start = time.monotonic()
         self._phase = ""
         self._printed = 0.0

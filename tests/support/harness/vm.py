@@ -217,9 +217,14 @@ class Vm:
         lines = [re.sub(r"^\S*qemu-system\S*: ", "", line) for line in lines if line]
         return [line for line in lines if not line.startswith(("info:", "warning:"))]
 
-    def _how_it_ended(self) -> str:
+    def how_it_ended(self) -> str:
+        """For a VM that is not alive: its own words, or what there is to say."""
         code = self.process.returncode
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}, no message"
+        return (
+            self.guest_trouble()
+            or self.complaint()
+            or (f"killed by signal {-code}" if code < 0 else f"exit code {code}, no message")
+        )
 
     def messages(self) -> list[str]:
         """The plug-in's errors, each once."""
@@ -263,8 +268,7 @@ class Vm:
         while not condition():
             if not self.alive():
                 raise GuestError(
-                    f"{self.name}: QEMU ended while waiting for {what}: "
-                    + (self.guest_trouble() or self.complaint() or self._how_it_ended())
+                    f"{self.name}: QEMU ended while waiting for {what}: {self.how_it_ended()}"
                 )
             if trouble := self.guest_trouble():
                 raise GuestError(f"{self.name}: while waiting for {what}: {trouble}")
