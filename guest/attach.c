@@ -5,8 +5,6 @@
  * ops, and it sees only mappings that are made through them.
  */
 #include <linux/dma-direct.h>
-#include <linux/iommu.h>
-#include <linux/pci.h>
 #include <linux/percpu.h>
 #include <linux/slab.h>
 
@@ -17,32 +15,7 @@
 /* Why the layer cannot serve the device as things are. */
 static u8 obstacle(const struct pvd_layer *layer)
 {
-	struct device *dev = layer->dev;
-	struct iommu_domain *domain;
-
-	if (pvd_uses_dma_iommu(dev))
-		return PVDIRTY_R_IOMMU;
-	domain = iommu_get_domain_for_dev(dev);
-	if (domain && domain->type != IOMMU_DOMAIN_IDENTITY)
-		return PVDIRTY_R_IOMMU;
-#ifdef CONFIG_PCI_PASID
-	/* Shared virtual addressing: DMA to pages that nobody maps for it. */
-	if (to_pci_dev(dev)->pasid_enabled)
-		return PVDIRTY_R_IOMMU;
-#endif
-	/* Ops of the platform show when the device has none. */
-	if (get_dma_ops(dev) && dev->dma_ops != &layer->ops)
-		return PVDIRTY_R_OTHER_OPS;
-	return PVDIRTY_R_NONE;
-}
-
-static u8 private_memory(struct device *dev)
-{
-#ifdef CONFIG_DMA_DECLARE_COHERENT
-	if (dev->dma_mem)
-		return PVDIRTY_R_COHERENT_MEM;
-#endif
-	return PVDIRTY_R_NONE;
+	return pvd_obstacle(layer->dev, &layer->ops);
 }
 
 static void release_shadow(struct device *shadow)
@@ -152,7 +125,7 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 	put_on(layer);
 	if ((features & PVDIRTY_FEATURES_LOG) != PVDIRTY_FEATURES_LOG)
 		return PVDIRTY_R_NO_LOG;
-	return private_memory(layer->dev);
+	return pvd_private_memory(layer->dev);
 }
 
 u8 pvd_attach_check(const struct pvd_layer *layer)
@@ -161,7 +134,7 @@ u8 pvd_attach_check(const struct pvd_layer *layer)
 
 	if (!reason && layer->dev->dma_ops != &layer->ops)
 		reason = PVDIRTY_R_OTHER_OPS;
-	return reason ?: private_memory(layer->dev);
+	return reason ?: pvd_private_memory(layer->dev);
 }
 
 long pvd_attach_outstanding(const struct pvd_layer *layer)

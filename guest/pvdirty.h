@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of the guest share. Data travels: driver -> ops.c -> core
- * marks the log, which lies in guest RAM (logmem.c) and was announced to the
- * host through a port (port.c). cover.c knows which devices are below a port
- * and says in the log's device table whether each is tracked.
+ * What the files of the guest share. Data travels: driver -> ops.c, or hooks.c
+ * if we are built in -> core marks the log, which lies in guest RAM (logmem.c)
+ * and was announced to the host through a port (port.c). cover.c knows which
+ * devices are below a port and says in the log's device table whether each is
+ * tracked.
  *
  * Nothing here is on a hot path, except the functions of core/.
  */
@@ -11,6 +12,7 @@
 #define PVDIRTY_H
 
 #include <linux/device.h>
+#include <linux/dma-map-ops.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
@@ -186,7 +188,19 @@ void pvd_cover_stop(void);
 /* Short text of enum pvdirty_dev_reason. */
 const char *pvd_reason_text(u8 reason);
 
-/* ---- attach: how a device's DMA is tracked (attach.c) --------------------- */
+/* ---- attach: how a device's DMA is tracked (attach.c or hooks.c) ---------- */
+
+/**
+ * pvd_obstacle() - why the DMA of a device cannot be tracked as things are.
+ * @dev: the device
+ * @ours: DMA operations that are no obstacle, or NULL
+ *
+ * Return: PVDIRTY_R_NONE or the reason.
+ */
+u8 pvd_obstacle(struct device *dev, const struct dma_map_ops *ours);
+
+/* Returns PVDIRTY_R_COHERENT_MEM if the device has such, or PVDIRTY_R_NONE. */
+u8 pvd_private_memory(struct device *dev);
 
 /**
  * pvd_attach_new() - make the layer for a device, and put it on if possible.
@@ -209,7 +223,10 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features);
 /* After the probe: does the layer still sit? Returns as above. */
 u8 pvd_attach_check(const struct pvd_layer *layer);
 
-/* Mappings and allocations that have not been given back. */
+/*
+ * Mappings and allocations that have not been given back. A kernel with the
+ * hook built in does not count them, and says 0.
+ */
 long pvd_attach_outstanding(const struct pvd_layer *layer);
 
 /* Take the layer off. The device lock is held. */

@@ -74,8 +74,10 @@ static int devices_show(struct seq_file *m, void *unused)
 			   pd->gone ? "gone" :
 			   pd->state == PVDIRTY_DEV_TRACKED ? "tracked" :
 							      "untracked");
-		seq_printf(m, " mappings=%ld",
-			   pd->layer ? pvd_attach_outstanding(pd->layer) : 0);
+		if (!IS_BUILTIN(CONFIG_PVDIRTY)) /* else nobody counts them */
+			seq_printf(m, " mappings=%ld",
+				   pd->layer ?
+				   pvd_attach_outstanding(pd->layer) : 0);
 		if (pd->reason)
 			seq_printf(m, " (%s)", pvd_reason_text(pd->reason));
 		seq_putc(m, '\n');

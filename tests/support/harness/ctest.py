@@ -17,8 +17,10 @@ BENCH = "bench"
 BENCH_JSON = HOST / "tests" / "bench" / "bench.json"
 LONG = "long"
 # Cheap ones first; a label that only tests of later work carry comes last.
-ORDER = ("unit", "property", "model", "mutants", "fuzz", "kunit", "e2e", "nested", "vfio", "bench")
-WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "bench"}
+ORDER = (
+    "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
+)  # fmt: skip
+WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "kernel", "bench"}
 
 
 @dataclass(frozen=True)

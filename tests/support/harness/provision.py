@@ -39,7 +39,7 @@ PACKAGES = SUPPORT / "packages.sh"
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
     """Two commands at once must not build into the same trees."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / ".lock").open("w") as lock:
@@ -67,14 +67,14 @@ def _apt_cache(*args: str) -> str:
     return done.stdout
 
 
-def _fresh(directory: Path) -> Path:
+def fresh(directory: Path) -> Path:
     """An empty directory."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
 
 
-def _stamp(directory: Path) -> str:
+def stamp(directory: Path) -> str:
     try:
         return (directory / ".stamp").read_text()
     except OSError:
@@ -94,9 +94,9 @@ def _newest_kernel(version: str) -> str:
     return newest.removeprefix("linux-image-")
 
 
-def _unpack(packages: list[str], into: Path, log: str) -> None:
+def unpack(packages: list[str], into: Path, log: str) -> None:
     """Downloads packages and unpacks them, dependencies apart, into a directory."""
-    debs = _fresh(BUILD / "apt" / "debs" / into.name)
+    debs = fresh(BUILD / "apt" / "debs" / into.name)
     argv = [PACKAGES, "apt-get", "-q", "download", *packages]
     command("downloading " + " ".join(packages), argv, log, cwd=debs)
     for deb in debs.glob("*.deb"):
@@ -108,17 +108,17 @@ def _kernel(version: str) -> None:
     """build/kernels/<version>: vmlinuz, lib/modules; build/headers/<version>: kdir."""
     image = BUILD / "kernels" / version
     headers = BUILD / "headers" / version
-    if _stamp(image) and _stamp(image) == _stamp(headers):
+    if stamp(image) and stamp(image) == stamp(headers):
         return
     with Phase(f"getting Debian's {version} kernel and its headers"):
         release = _newest_kernel(version)
-        _unpack([f"linux-image-{release}"], _fresh(image), f"kernel-{version}.log")
+        unpack([f"linux-image-{release}"], fresh(image), f"kernel-{version}.log")
         (image / "vmlinuz").symlink_to(f"boot/vmlinuz-{release}")
         depends = _apt_cache("show", "--no-all-versions", f"linux-headers-{release}")
         parts = re.findall(r"\blinux-(?:headers-[\w.+-]+-common|kbuild-[\w.+-]+)", depends)
-        _unpack(
+        unpack(
             [f"linux-headers-{release}", *sorted(set(parts))],
-            _fresh(headers),
+            fresh(headers),
             f"headers-{version}.log",
         )
         _relocate_headers(headers, release)
@@ -146,10 +146,10 @@ def _qemu_headers() -> None:
     query = ["dpkg-query", "-W", "-f", "${source:Version}", "qemu-system-x86"]
     version = subprocess.run(query, stdout=subprocess.PIPE, text=True, check=True).stdout
     qemu = BUILD / "qemu"
-    if _stamp(qemu) == version:
+    if stamp(qemu) == version:
         return
     with Phase(f"getting the source of QEMU {version}"):
-        _fresh(qemu)
+        fresh(qemu)
         command(
             f"downloading the source of the installed qemu-system-x86 ({version})",
             [PACKAGES, "apt-get", "-q", "source", "--download-only", f"qemu={version}"],
@@ -162,7 +162,7 @@ def _qemu_headers() -> None:
         for archive in [p for p in qemu.iterdir() if p.is_file()]:
             archive.unlink()
     with Phase("generating QEMU's headers"):
-        gen = _fresh(qemu / "gen")
+        gen = fresh(qemu / "gen")
         configure = [qemu / "src" / "configure", *QEMU_CONFIGURE]
         command("configuring QEMU", configure, "qemu-configure.log", cwd=gen)
         query = ["ninja", "-t", "targets", "all"]
@@ -216,7 +216,7 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
     tests: the tests' own programs too; they take far longer to compile.
     more: or some of them.
     """
-    with _locked():
+    with locked():
         install_packages()
         for version in kernels:
             _kernel(version)

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tracking by the hook in the DMA core (hooks.h), for kernels that have pvdirty
+ * built in. A device that is tracked has a pointer to its layer, set before a
+ * driver probes it and cleared when nobody else holds the device any more: so
+ * memory that a driver frees late is still counted out.
+ */
+#include <linux/device.h>
+#include <linux/dma-direct.h>
+#include <linux/dma-mapping.h>
+#include <linux/slab.h>
+
+#include "compat.h"
+#include "hooks.h"
+#include "pages.h"
+#include "pvdirty.h"
+
+/**
+ * struct pvd_layer - how a device is tracked.
+ * @log: the log, or NULL when touching was negotiated
+ * @ranges: how its DMA addresses translate, or NULL if they are physical; a
+ *	copy, since the driver core frees the device's own at unbind
+ * @configured: a driver has probed it, so @ranges is valid
+ * @dev: the device
+ * @wants_sync: pages are not counted in flight, so what the driver reads
+ *	between map and unmap must be told then
+ */
+struct pvd_layer {
+	struct pvd_log *log;
+	const struct bus_dma_region *ranges;
+	bool configured;
+	struct device *dev;
+	bool wants_sync;
+};
+
+DEFINE_STATIC_KEY_FALSE(pvdirty_key);
+
+/* ---- called by the DMA core ------------------------------------------------ */
+
+static phys_addr_t translate(const struct pvd_layer *layer, dma_addr_t addr)
+{
+	const struct bus_dma_region *range;
+
+	for (range = layer->ranges; range->size; range++) {
+		if (addr >= range->dma_start &&
+		    addr - range->dma_start < range->size)
+			return range->cpu_start + (addr - range->dma_start);
+	}
+	/* No RAM, and outside of the log, which then says so. */
+	return PHYS_ADDR_MAX & PAGE_MASK;
+}
+
+static inline phys_addr_t to_phys(const struct pvd_layer *layer,
+				  dma_addr_t addr)
+{
+	return likely(!layer->ranges) ? addr : translate(layer, addr);
+}
+
+/* The layer of a device that may write what was mapped, or NULL. */
+static inline struct pvd_layer *layer_of(struct device *dev,
+					 enum dma_data_direction dir)
+{
+	return pvd_device_writes(dir) ? READ_ONCE(dev->pvdirty) : NULL;
+}
+
+dma_addr_t __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
+			 enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = layer_of(dev, dir);
+
+	if (layer && addr != DMA_MAPPING_ERROR)
+		pvd_pages_hold(layer->log, to_phys(layer, addr), size);
+	return addr;
+}
+
+void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
+		      enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = layer_of(dev, dir);
+	struct scatterlist *sg;
+	int i;
+
+	if (!layer)
+		return;
+	for_each_sg(sgl, sg, nents, i) {
+		if (pvd_sg_in_ram(sg))
+			pvd_pages_hold(layer->log,
+				       to_phys(layer, sg_dma_address(sg)),
+				       sg_dma_len(sg));
+	}
+}
+
+void __pvdirty_unmap(struct device *dev, dma_addr_t addr, size_t size,
+		     enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = layer_of(dev, dir);
+
+	if (layer)
+		pvd_pages_release(layer->log, to_phys(layer, addr), size);
+}
+
+void __pvdirty_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
+			enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = layer_of(dev, dir);
+	struct scatterlist *sg;
+	int i;
+
+	if (!layer)
+		return;
+	for_each_sg(sgl, sg, nents, i) {
+		if (pvd_sg_in_ram(sg))
+			pvd_pages_release(layer->log,
+					  to_phys(layer, sg_dma_address(sg)),
+					  sg_dma_len(sg));
+	}
+}
+
+void __pvdirty_sync(struct device *dev, dma_addr_t addr, size_t size,
+		    enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = layer_of(dev, dir);
+
+	if (layer)
+		pvd_pages_sync(layer->log, to_phys(layer, addr), size);
+}
+
+void __pvdirty_sync_sg(struct device *dev, struct scatterlist *sgl, int nents,
+		       enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = layer_of(dev, dir);
+	struct scatterlist *sg;
+	int i;
+
+	if (!layer)
+		return;
+	for_each_sg(sgl, sg, nents, i) {
+		if (pvd_sg_in_ram(sg))
+			pvd_pages_sync(layer->log,
+				       to_phys(layer, sg_dma_address(sg)),
+				       sg_dma_len(sg));
+	}
+}
+
+bool __pvdirty_wants_sync(struct device *dev)
+{
+	struct pvd_layer *layer = READ_ONCE(dev->pvdirty);
+
+	return layer && layer->wants_sync;
+}
+
+/* ---- called by cover.c ----------------------------------------------------- */
+
+/*
+ * Take over how the device's addresses translate: at the first driver, since
+ * calls for what it frees late may run from then on.
+ */
+static u8 take_ranges(struct pvd_layer *layer)
+{
+	const struct bus_dma_region *map = layer->dev->dma_range_map;
+	const struct bus_dma_region *mine = layer->ranges;
+	size_t n = 1;
+
+	if (map) {
+		while (map[n - 1].size)
+			n++;
+	}
+	if (layer->configured) {
+		if (!map == !mine && (!map || !memcmp(map, mine, n * sizeof(*map))))
+			return PVDIRTY_R_NONE;
+		return PVDIRTY_R_OTHER_OPS;
+	}
+	if (map) {
+		layer->ranges = kmemdup(map, n * sizeof(*map), GFP_KERNEL);
+		if (!layer->ranges)
+			return PVDIRTY_R_NO_MEMORY;
+	}
+	layer->configured = true;
+	return PVDIRTY_R_NONE;
+}
+
+struct pvd_layer *pvd_attach_new(struct device *dev)
+{
+	struct pvd_layer *layer = kzalloc(sizeof(*layer), GFP_KERNEL);
+
+	if (!layer)
+		return NULL;
+	layer->dev = dev;
+	static_branch_inc(&pvdirty_key);
+	return layer;
+}
+
+u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
+{
+	u8 reason = pvd_obstacle(layer->dev, NULL);
+
+	if (!reason)
+		reason = take_ranges(layer);
+	if (reason) {
+		pvd_attach_remove(layer);
+		return reason;
+	}
+	layer->log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
+	layer->wants_sync = !(features & BIT(PVDIRTY_F_INFLIGHT));
+	if (layer->wants_sync)
+		pvd_want_sync(layer->dev);
+	WRITE_ONCE(layer->dev->pvdirty, layer);
+	if ((features & PVDIRTY_FEATURES_LOG) != PVDIRTY_FEATURES_LOG)
+		return PVDIRTY_R_NO_LOG;
+	return pvd_private_memory(layer->dev);
+}
+
+u8 pvd_attach_check(const struct pvd_layer *layer)
+{
+	u8 reason = pvd_obstacle(layer->dev, NULL);
+
+	return reason ?: pvd_private_memory(layer->dev);
+}
+
+long pvd_attach_outstanding(const struct pvd_layer *layer)
+{
+	return 0;
+}
+
+void pvd_attach_remove(struct pvd_layer *layer)
+{
+	WRITE_ONCE(layer->dev->pvdirty, NULL);
+}
+
+void pvd_attach_free(struct pvd_layer *layer)
+{
+	static_branch_dec(&pvdirty_key);
+	kfree(layer->ranges);
+	kfree(layer);
+}

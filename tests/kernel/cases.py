@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MIT
+"""Cases of pvdirty in a kernel's source tree: `cases.py NAME`."""
+
+import functools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+
+from support import main  # noqa: E402
+
+import apply  # noqa: E402
+from harness.linux import VERSIONS  # noqa: E402
+
+CASES = {
+    f"{name}-{version}": functools.partial(case, version)
+    for name, case in (("apply", apply.there_and_back), ("moved", apply.moved))
+    for version in VERSIONS
+}
+
+if __name__ == "__main__":
+    sys.exit(main(CASES))
