@@ -10,11 +10,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 from support import main  # noqa: E402
 
 import apply  # noqa: E402
+import dkms  # noqa: E402
 from harness.linux import VERSIONS  # noqa: E402
 
 CASES = {
     f"{name}-{version}": functools.partial(case, version)
-    for name, case in (("apply", apply.there_and_back), ("moved", apply.moved))
+    for name, case in (
+        ("apply", apply.there_and_back),
+        ("moved", apply.moved),
+        ("dkms", dkms.builds),
+    )
     for version in VERSIONS
 }
 

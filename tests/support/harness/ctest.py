@@ -20,7 +20,7 @@ LONG = "long"
 ORDER = (
     "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
 )  # fmt: skip
-WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "kernel", "bench"}
+WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "bench"}
 
 
 @dataclass(frozen=True)
