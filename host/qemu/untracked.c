@@ -6,9 +6,10 @@
  * They get an address space in which guest RAM appears as other RAM blocks,
  * over a second mapping of the same memory: QEMU marks those blocks dirty, and
  * the guest's own page looks clean. In front stands an IOMMU region whose
- * translations are the identity; through it every page that is handed to a
- * device for writing passes by, for the oracle and for TCG, whose translated
- * code such a write would not invalidate.
+ * translations are the identity, or those of a vIOMMU that the guest has;
+ * through it every page that is handed to a device for writing passes by, for
+ * the oracle and for TCG, whose translated code such a write would not
+ * invalidate.
  *
  * Each shadow of a stretch of RAM is an object with a mapping of its own.
  * address_space_unmap() finds the region by host address, so no two may share
@@ -50,6 +51,7 @@ struct PVDirtyUntracked {
     AddressSpace as;
     IOMMUMemoryRegion iommu;
     AddressSpace iommu_as;
+    AddressSpace *viommu; /* what the guest's IOMMU gives the device, or NULL */
     QLIST_HEAD(, PVDirtyShadow) shadows;
     bool live;
     bool updating;
@@ -76,8 +78,18 @@ static IOMMUTLBEntry translate(IOMMUMemoryRegion *iommu, hwaddr addr,
                                IOMMUAccessFlags flag, int iommu_idx)
 {
     PVDirtyUntracked *u = container_of(iommu, PVDirtyUntracked, iommu);
-    hwaddr page = addr & ~(hwaddr)(PVDIRTY_PAGE_SIZE - 1);
+    hwaddr iova = addr & ~(hwaddr)(PVDIRTY_PAGE_SIZE - 1), page = iova;
 
+    if (u->viommu) {
+        IOMMUTLBEntry e = address_space_get_iotlb_entry(u->viommu, iova,
+                                                        flag != IOMMU_RO,
+                                                        MEMTXATTRS_UNSPECIFIED);
+
+        if (e.perm == IOMMU_NONE) {
+            return e;
+        }
+        page = e.translated_addr | (iova & e.addr_mask);
+    }
     if (flag != IOMMU_RO) {
         const PVDirtyRam *r = pvdirty_vm_ram_at(page);
 
@@ -90,18 +102,42 @@ static IOMMUTLBEntry translate(IOMMUMemoryRegion *iommu, hwaddr addr,
     }
     return (IOMMUTLBEntry) {
         .target_as = &u->as,
-        .iova = page,
+        .iova = iova,
         .translated_addr = page,
         .addr_mask = PVDIRTY_PAGE_SIZE - 1,
         .perm = IOMMU_RW,
     };
 }
 
+/* The address space that a vIOMMU would give the function without us. */
+static AddressSpace *space_above(PVDirtyPort *p, PCIBus *bus, int devfn)
+{
+    PCIBus *up = pci_get_bus(p->pci);
+
+    while (up && !up->iommu_fn) {
+        up = up->parent_dev ? pci_get_bus(up->parent_dev) : NULL;
+    }
+    return up ? up->iommu_fn(bus, up->iommu_opaque, devfn)
+              : &address_space_memory;
+}
+
 static AddressSpace *device_address_space(PCIBus *bus, void *opaque, int devfn)
 {
     PVDirtyPort *p = opaque;
+    PVDirtyUntracked *u = p->untracked;
+    AddressSpace *above = space_above(p, bus, devfn);
 
-    return &p->untracked->iommu_as;
+    if (above == &address_space_memory) {
+        return &u->iommu_as;
+    }
+    /* There is one IOMMU region: of the first function behind a vIOMMU. */
+    if (u->viommu && u->viommu != above) {
+        warn_report_once("pvdirty: x-test-untracked=on serves one function "
+                         "behind a vIOMMU: QEMU tracks the others");
+        return above;
+    }
+    u->viommu = above;
+    return &u->iommu_as;
 }
 
 /* QEMU's dirty bits of the shadow, which it sets when a write is finished. */
