@@ -125,7 +125,7 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 	put_on(layer);
 	if ((features & PVDIRTY_FEATURES_LOG) != PVDIRTY_FEATURES_LOG)
 		return PVDIRTY_R_NO_LOG;
-	return pvd_private_memory(layer->dev);
+	return pvd_private_memory(layer->dev) ?: pvd_attach_spoilt(layer);
 }
 
 u8 pvd_attach_check(const struct pvd_layer *layer)
@@ -134,7 +134,17 @@ u8 pvd_attach_check(const struct pvd_layer *layer)
 
 	if (!reason && layer->dev->dma_ops != &layer->ops)
 		reason = PVDIRTY_R_OTHER_OPS;
-	return reason ?: pvd_private_memory(layer->dev);
+	return reason ?: pvd_private_memory(layer->dev) ?: pvd_attach_spoilt(layer);
+}
+
+void pvd_attach_spoil(struct pvd_layer *layer, u8 reason)
+{
+	WRITE_ONCE(layer->spoilt, reason);
+}
+
+u8 pvd_attach_spoilt(const struct pvd_layer *layer)
+{
+	return READ_ONCE(layer->spoilt);
 }
 
 long pvd_attach_outstanding(const struct pvd_layer *layer)

@@ -32,6 +32,9 @@
 static void reap(struct work_struct *work);
 static DECLARE_DELAYED_WORK(reap_work, reap);
 
+static void look(struct work_struct *work);
+static DECLARE_WORK(look_work, look);
+
 static const char *const reason_text[] = {
 	[PVDIRTY_R_NONE] = "no reason",
 	[PVDIRTY_R_NO_DRIVER] = "no driver",
@@ -43,6 +46,8 @@ static const char *const reason_text[] = {
 	[PVDIRTY_R_NO_MEMORY] = "no memory for the layer",
 	[PVDIRTY_R_NO_LOG] = "its port takes no complete log",
 	[PVDIRTY_R_NO_DMA_API] = "virtio without iommu_platform, its driver bypasses the DMA API",
+	[PVDIRTY_R_CHILD] = "a child device of it does DMA of its own",
+	[PVDIRTY_R_OUTSIDE] = "it mapped memory that the log does not describe",
 };
 
 const char *pvd_reason_text(u8 reason)
@@ -59,6 +64,15 @@ static struct pvd_dev *find(const struct device *dev)
 			return pd;
 	}
 	return NULL;
+}
+
+struct pvd_dev *pvd_cover_above(struct device *dev)
+{
+	struct pvd_dev *pd = NULL;
+
+	for (dev = dev->parent; dev && !pd; dev = dev->parent)
+		pd = find(dev);
+	return pd;
 }
 
 /* ---- what the host is told ------------------------------------------------- */
@@ -104,7 +118,7 @@ static void publish(struct pvd_dev *pd)
 		if (pd->state == PVDIRTY_DEV_UNTRACKED &&
 		    (pd->reason != PVDIRTY_R_NO_DRIVER ||
 		     is_bus_master(to_pci_dev(pd->dev))))
-			pvd_incomplete(&pvdirty.log, PVDIRTY_I_CHILD);
+			pvd_cover_spoil(pvd_cover_above(pd->dev));
 		return;
 	}
 	if (pd->state != PVDIRTY_DEV_FREE) {
@@ -163,6 +177,39 @@ static void set_state(struct pvd_dev *pd, u8 state, u8 reason)
 	pvd_ports_notify();
 	trace_pvdirty_device(dev_name(pd->dev), state, reason);
 	say(pd);
+}
+
+void pvd_cover_spoil(struct pvd_dev *pd)
+{
+	pvd_incomplete(&pvdirty.log, PVDIRTY_I_CHILD);
+	if (pd && pd->layer) {
+		pvd_attach_spoil(pd->layer, PVDIRTY_R_CHILD);
+		pvd_cover_look_later();
+	}
+	pvd_ports_notify();
+}
+
+void pvd_cover_look_later(void)
+{
+	schedule_work(&look_work);
+}
+
+/* Name the devices that the log has lost sight of: it says so already. */
+static void look(struct work_struct *work)
+{
+	struct pvd_dev *pd;
+	u8 reason;
+
+	mutex_lock(&pvdirty.lock);
+	pvd_child_look();
+	list_for_each_entry(pd, &pvdirty.devs, node) {
+		if (pd->gone || pd->state != PVDIRTY_DEV_TRACKED)
+			continue;
+		reason = pvd_attach_spoilt(pd->layer);
+		if (reason)
+			set_state(pd, PVDIRTY_DEV_UNTRACKED, reason);
+	}
+	mutex_unlock(&pvdirty.lock);
 }
 
 void pvd_cover_log_ready(void)
@@ -300,7 +347,10 @@ void pvd_cover_add(struct pci_dev *pdev)
 	device_unlock(dev);
 }
 
-/* Drivers that hand the device to user space, which maps without us. */
+/*
+ * Drivers that hand the device to user space, which maps without us. Those of
+ * uio that are not named here show once they have made their uio device.
+ */
 static bool drives_user_dma(struct device *dev)
 {
 	static const char *const names[] = {
@@ -309,6 +359,11 @@ static bool drives_user_dma(struct device *dev)
 
 	return to_pci_driver(dev->driver)->driver_managed_dma ||
 	       match_string(names, ARRAY_SIZE(names), dev->driver->name) >= 0;
+}
+
+static int is_uio(struct device *child, void *data)
+{
+	return child->class && !strcmp(child->class->name, "uio");
 }
 
 /*
@@ -385,6 +440,7 @@ void pvd_cover_bound(struct device *dev)
 	u8 reason;
 
 	mutex_lock(&pvdirty.lock);
+	pvd_child_look();
 	pd = find(dev);
 	probed = pd && pd->bound && pd->layer &&
 		 pd->reason == PVDIRTY_R_NO_DRIVER;
@@ -393,6 +449,8 @@ void pvd_cover_bound(struct device *dev)
 		if (!reason && probed && is_virtio(dev) &&
 		    !device_for_each_child(dev, NULL, has_platform_access))
 			reason = PVDIRTY_R_NO_DMA_API;
+		if (!reason && device_for_each_child(dev, NULL, is_uio))
+			reason = PVDIRTY_R_USER_DMA;
 		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
 				       PVDIRTY_DEV_TRACKED, reason);
 	}
@@ -432,18 +490,6 @@ void pvd_cover_removed(struct device *dev)
 			reap_later();
 		else
 			drop(pd);
-	}
-	mutex_unlock(&pvdirty.lock);
-}
-
-void pvd_cover_child(struct device *dev)
-{
-	mutex_lock(&pvdirty.lock);
-	if (pvd_have_log() && pvd_port_above(dev)) {
-		pr_warn("%s: a platform device below a port may do DMA of its own, the log is incomplete from now on\n",
-			dev_name(dev));
-		pvd_incomplete(&pvdirty.log, PVDIRTY_I_CHILD);
-		pvd_ports_notify();
 	}
 	mutex_unlock(&pvdirty.lock);
 }
@@ -491,6 +537,8 @@ void pvd_cover_stop(void)
 		let_go(dev, &freed);
 		put_device(dev);
 	}
+	/* None of them is there to ask for it any more. */
+	cancel_work_sync(&look_work);
 	/*
 	 * The last unmap may have been counted by an interrupt handler, or by a
 	 * task that was preempted, before it left our code.

@@ -24,6 +24,8 @@
  * @dev: the device
  * @wants_sync: pages are not counted in flight, so what the driver reads
  *	between map and unmap must be told then
+ * @spoilt: enum pvdirty_dev_reason, from when the log lost sight of something
+ *	that the device did; it never ends
  */
 struct pvd_layer {
 	struct pvd_log *log;
@@ -31,9 +33,13 @@ struct pvd_layer {
 	bool configured;
 	struct device *dev;
 	bool wants_sync;
+	u8 spoilt;
 };
 
 DEFINE_STATIC_KEY_FALSE(pvdirty_key);
+
+/* What a child has for a layer (see child.c), until it is mapped with. */
+static struct pvd_layer tripwire;
 
 /* ---- called by the DMA core ------------------------------------------------ */
 
@@ -60,7 +66,22 @@ static inline phys_addr_t to_phys(const struct pvd_layer *layer,
 static inline struct pvd_layer *layer_of(struct device *dev,
 					 enum dma_data_direction dir)
 {
-	return pvd_device_writes(dir) ? READ_ONCE(dev->pvdirty) : NULL;
+	struct pvd_layer *layer;
+
+	layer = pvd_device_writes(dir) ? READ_ONCE(dev->pvdirty) : NULL;
+	if (unlikely(layer == &tripwire)) {
+		pvd_child_trip(dev);
+		return NULL;
+	}
+	return layer;
+}
+
+static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
+{
+	if (likely(pvd_pages_hold(layer->log, to_phys(layer, addr), size)))
+		return;
+	pvd_attach_spoil(layer, PVDIRTY_R_OUTSIDE);
+	pvd_cover_look_later();
 }
 
 dma_addr_t __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
@@ -69,7 +90,7 @@ dma_addr_t __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
 	struct pvd_layer *layer = layer_of(dev, dir);
 
 	if (layer && addr != DMA_MAPPING_ERROR)
-		pvd_pages_hold(layer->log, to_phys(layer, addr), size);
+		hold(layer, addr, size);
 	return addr;
 }
 
@@ -84,9 +105,7 @@ void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		return;
 	for_each_sg(sgl, sg, nents, i) {
 		if (pvd_sg_in_ram(sg))
-			pvd_pages_hold(layer->log,
-				       to_phys(layer, sg_dma_address(sg)),
-				       sg_dma_len(sg));
+			hold(layer, sg_dma_address(sg), sg_dma_len(sg));
 	}
 }
 
@@ -149,7 +168,28 @@ bool __pvdirty_wants_sync(struct device *dev)
 	return layer && layer->wants_sync;
 }
 
-/* ---- called by cover.c ----------------------------------------------------- */
+/* ---- called by the rest of us ---------------------------------------------- */
+
+void pvd_hooks_on(void)
+{
+	static_branch_enable(&pvdirty_key);
+}
+
+bool pvd_tripwire_put(struct device *dev)
+{
+	WRITE_ONCE(dev->pvdirty, &tripwire);
+	return true;
+}
+
+bool pvd_tripwire_is_on(const struct device *dev)
+{
+	return READ_ONCE(dev->pvdirty) == &tripwire;
+}
+
+void pvd_tripwire_take(struct device *dev)
+{
+	WRITE_ONCE(dev->pvdirty, NULL);
+}
 
 /*
  * Take over how the device's addresses translate: at the first driver, since
@@ -186,7 +226,6 @@ struct pvd_layer *pvd_attach_new(struct device *dev)
 	if (!layer)
 		return NULL;
 	layer->dev = dev;
-	static_branch_inc(&pvdirty_key);
 	return layer;
 }
 
@@ -207,14 +246,24 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 	WRITE_ONCE(layer->dev->pvdirty, layer);
 	if ((features & PVDIRTY_FEATURES_LOG) != PVDIRTY_FEATURES_LOG)
 		return PVDIRTY_R_NO_LOG;
-	return pvd_private_memory(layer->dev);
+	return pvd_private_memory(layer->dev) ?: pvd_attach_spoilt(layer);
 }
 
 u8 pvd_attach_check(const struct pvd_layer *layer)
 {
 	u8 reason = pvd_obstacle(layer->dev, NULL);
 
-	return reason ?: pvd_private_memory(layer->dev);
+	return reason ?: pvd_private_memory(layer->dev) ?: pvd_attach_spoilt(layer);
+}
+
+void pvd_attach_spoil(struct pvd_layer *layer, u8 reason)
+{
+	WRITE_ONCE(layer->spoilt, reason);
+}
+
+u8 pvd_attach_spoilt(const struct pvd_layer *layer)
+{
+	return READ_ONCE(layer->spoilt);
 }
 
 long pvd_attach_outstanding(const struct pvd_layer *layer)
@@ -229,7 +278,6 @@ void pvd_attach_remove(struct pvd_layer *layer)
 
 void pvd_attach_free(struct pvd_layer *layer)
 {
-	static_branch_dec(&pvdirty_key);
 	kfree(layer->ranges);
 	kfree(layer);
 }

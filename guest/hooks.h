@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The hook in the DMA core: kernel/dma/mapping.c calls these where hooks.cocci
- * has placed the calls. Each costs a no-op while no device is covered, and
+ * has placed the calls. Each costs a no-op while there is no port, and
  * nothing at all without CONFIG_PVDIRTY=y.
  *
  * A mapping is counted when it has succeeded, before the driver gets its
@@ -19,7 +19,7 @@ struct device;
 struct scatterlist;
 
 #if IS_BUILTIN(CONFIG_PVDIRTY)
-/* On while there is a covered device. */
+/* On once there is a port. */
 DECLARE_STATIC_KEY_FALSE(pvdirty_key);
 #define pvdirty_on() static_branch_unlikely(&pvdirty_key)
 #else

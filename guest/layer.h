@@ -18,6 +18,8 @@
  * @shadow: what dma-direct sees; never added to the driver core
  * @log: the log, or NULL when touching was negotiated
  * @dev: the device
+ * @spoilt: enum pvdirty_dev_reason, from when the log lost sight of something
+ *	that the device did; it never ends
  * @held: mappings and allocations of any direction, sum over all CPUs
  * @freed: who frees the layer waits for this
  */
@@ -26,6 +28,7 @@ struct pvd_layer {
 	struct device shadow;
 	struct pvd_log *log;
 	struct device *dev;
+	u8 spoilt;
 	long __percpu *held;
 	struct completion *freed;
 };

@@ -4,13 +4,12 @@
  * live-migrated. This is the guest's half: it records what such a device may
  * have written, where the host finds it. See shared/SPEC.md.
  *
- * This file starts and stops it and listens to the buses.
+ * This file starts and stops it and listens to the PCI bus.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/init.h>
 #include <linux/module.h>
-#include <linux/platform_device.h>
 
 #include "pvdirty.h"
 
@@ -22,10 +21,15 @@ struct pvdirty pvdirty = {
 
 static void add_port(struct pci_dev *pdev)
 {
+	bool any;
+
 	mutex_lock(&pvdirty.lock);
 	if (!pvdirty.stopping)
 		pvd_port_add(pdev);
+	any = !list_empty(&pvdirty.ports);
 	mutex_unlock(&pvdirty.lock);
+	if (any)
+		pvd_hooks_on();
 }
 
 static void remove_port(struct pci_dev *pdev)
@@ -71,18 +75,6 @@ static struct notifier_block pci_nb = {
 	.notifier_call = on_pci,
 };
 
-static int on_platform(struct notifier_block *nb, unsigned long action,
-		       void *data)
-{
-	if (action == BUS_NOTIFY_BIND_DRIVER)
-		pvd_cover_child(data);
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block platform_nb = {
-	.notifier_call = on_platform,
-};
-
 static int scan_port(struct device *dev, void *data)
 {
 	add_port(to_pci_dev(dev));
@@ -95,15 +87,6 @@ static int scan_device(struct device *dev, void *data)
 	return 0;
 }
 
-static int scan_child(struct device *dev, void *data)
-{
-	device_lock(dev);
-	if (dev->driver)
-		pvd_cover_child(dev);
-	device_unlock(dev);
-	return 0;
-}
-
 /*
  * What was there before the notifiers. All ports first: a device's port may
  * come after it on the bus's list. Nothing comes or goes meanwhile.
@@ -113,7 +96,7 @@ static void scan(void)
 	pci_lock_rescan_remove();
 	bus_for_each_dev(&pci_bus_type, NULL, NULL, scan_port);
 	bus_for_each_dev(&pci_bus_type, NULL, NULL, scan_device);
-	bus_for_each_dev(&platform_bus_type, NULL, NULL, scan_child);
+	pvd_child_scan();
 	pci_unlock_rescan_remove();
 }
 
@@ -123,20 +106,20 @@ static int __init pvdirty_init(void)
 
 	if (ret)
 		return ret;
-	ret = bus_register_notifier(&platform_bus_type, &platform_nb);
+	ret = pvd_child_init();
 	if (ret)
 		goto out_life;
 	ret = bus_register_notifier(&pci_bus_type, &pci_nb);
 	if (ret)
-		goto out_platform;
+		goto out_child;
 	pvd_stats_init();
 	scan();
 	if (list_empty(&pvdirty.ports))
 		pr_info("no port found yet, no device is covered\n");
 	return 0;
 
-out_platform:
-	bus_unregister_notifier(&platform_bus_type, &platform_nb);
+out_child:
+	pvd_child_exit();
 out_life:
 	pvd_life_exit();
 	return ret;
@@ -150,11 +133,11 @@ static void __exit pvdirty_exit(void)
 	pvd_ports_unregister();
 	mutex_unlock(&pvdirty.lock);
 	pvd_stats_exit();
+	pvd_child_exit();
 
 	/* The notifier still keeps drivers off the layers meanwhile. */
 	pvd_cover_stop();
 	bus_unregister_notifier(&pci_bus_type, &pci_nb);
-	bus_unregister_notifier(&platform_bus_type, &platform_nb);
 	pvd_life_exit();
 
 	pvd_ports_free();

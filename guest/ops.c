@@ -52,7 +52,10 @@ static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 	if (unlikely(!layer->log || !size))
 		return;
 	to_pfns(layer, addr, size, &first, &last);
-	pvd_hold(layer->log, first, last);
+	if (unlikely(!pvd_hold(layer->log, first, last))) {
+		pvd_attach_spoil(layer, PVDIRTY_R_OUTSIDE);
+		pvd_cover_look_later();
+	}
 }
 
 static inline void release(struct pvd_layer *layer, dma_addr_t addr,

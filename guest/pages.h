@@ -26,12 +26,15 @@ static inline bool pvd_sg_in_ram(struct scatterlist *sg)
 	return sg_dma_len(sg) && !pvd_sg_is_bus_address(sg);
 }
 
-/* A device may write these bytes from now on. @log: NULL when touching. */
-static inline void pvd_pages_hold(struct pvd_log *log, phys_addr_t phys,
+/*
+ * A device may write these bytes from now on. @log: NULL when touching. False
+ * if the log does not describe them, and now says so.
+ */
+static inline bool pvd_pages_hold(struct pvd_log *log, phys_addr_t phys,
 				  size_t size)
 {
-	if (likely(log && size))
-		pvd_hold(log, PHYS_PFN(phys), PHYS_PFN(phys + size - 1));
+	return unlikely(!log || !size) ||
+	       pvd_hold(log, PHYS_PFN(phys), PHYS_PFN(phys + size - 1));
 }
 
 /* It does not any more. */

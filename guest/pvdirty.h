@@ -170,14 +170,19 @@ void pvd_cover_unbound(struct device *dev, bool failed);
 /* The device has left the bus. Takes pvdirty.lock. */
 void pvd_cover_removed(struct device *dev);
 
+/* The covered device that a device is below, or NULL. Lock held. */
+struct pvd_dev *pvd_cover_above(struct device *dev);
+
 /**
- * pvd_cover_child() - a driver gets a device that is no PCI function.
- * @dev: a platform device
+ * pvd_cover_spoil() - what a device does below a covered one is not seen.
+ * @pd: the covered device, or NULL if there is none
  *
- * Below a covered device it may do DMA through a mask and ops of its own, so
- * the log is marked incomplete. Takes pvdirty.lock.
+ * The log is marked incomplete, and the covered device named. Lock held.
  */
-void pvd_cover_child(struct device *dev);
+void pvd_cover_spoil(struct pvd_dev *pd);
+
+/* Name soon the devices that the log has lost sight of. Any context. */
+void pvd_cover_look_later(void);
 
 /* There is a log now: enter the devices that came before it. Lock held. */
 void pvd_cover_log_ready(void);
@@ -189,6 +194,13 @@ void pvd_cover_stop(void);
 const char *pvd_reason_text(u8 reason);
 
 /* ---- attach: how a device's DMA is tracked (attach.c or hooks.c) ---------- */
+
+/* There is a port: have the DMA core call us. No lock is held, may sleep. */
+#if IS_BUILTIN(CONFIG_PVDIRTY)
+void pvd_hooks_on(void);
+#else
+static inline void pvd_hooks_on(void) {}
+#endif
 
 /**
  * pvd_obstacle() - why the DMA of a device cannot be tracked as things are.
@@ -220,8 +232,15 @@ struct pvd_layer *pvd_attach_new(struct device *dev);
  */
 u8 pvd_attach_bind(struct pvd_layer *layer, u32 features);
 
-/* After the probe: does the layer still sit? Returns as above. */
+/* Does the layer still sit, and does the log see all? Returns as above. */
 u8 pvd_attach_check(const struct pvd_layer *layer);
+
+/*
+ * The log missed something that this device did, and says so: keep the reason,
+ * and what it was or PVDIRTY_R_NONE. Any context.
+ */
+void pvd_attach_spoil(struct pvd_layer *layer, u8 reason);
+u8 pvd_attach_spoilt(const struct pvd_layer *layer);
 
 /*
  * Mappings and allocations that have not been given back. A kernel with the
@@ -234,6 +253,36 @@ void pvd_attach_remove(struct pvd_layer *layer);
 
 /* Free it: it is off and no call into it is running. */
 void pvd_attach_free(struct pvd_layer *layer);
+
+/* ---- child.c: devices below covered ones that are no PCI functions --------- */
+
+int pvd_child_init(void);
+
+/* Take those that were there before pvd_child_init(). */
+void pvd_child_scan(void);
+
+/* Say which of them does DMA of its own by now. Lock held. */
+void pvd_child_look(void);
+
+/* The tripwire of a device was come upon: tell, and take it off. Any context. */
+void pvd_child_trip(struct device *dev);
+
+/* None is there any more: each holds a reference of the module. */
+void pvd_child_exit(void);
+
+/* ---- the tripwire of a child (tripwire.c or hooks.c) ----------------------- */
+
+/**
+ * pvd_tripwire_put() - have pvd_child_trip() called before a device is mapped with.
+ * @dev: the device; nobody maps with it yet
+ *
+ * Return: false if its DMA goes another way: it has operations of its own.
+ */
+bool pvd_tripwire_put(struct device *dev);
+bool pvd_tripwire_is_on(const struct device *dev);
+
+/* Take it off. Any context. */
+void pvd_tripwire_take(struct device *dev);
 
 /* ---- life.c, stats.c ------------------------------------------------------- */
 

@@ -161,6 +161,8 @@ enum pvdirty_dev_reason {
 	PVDIRTY_R_NO_MEMORY = 7,   /* no memory for the layer's own state */
 	PVDIRTY_R_NO_LOG = 8,	   /* only TOUCH was negotiated */
 	PVDIRTY_R_NO_DMA_API = 9,  /* its driver does DMA without the DMA API */
+	PVDIRTY_R_CHILD = 10,	   /* a child does DMA; PVDIRTY_I_CHILD too */
+	PVDIRTY_R_OUTSIDE = 11,	   /* mapped such a page; PVDIRTY_I_OUTSIDE too */
 };
 
 /**

@@ -164,8 +164,9 @@ static inline void count_down(struct pvd_log *log, u8 *count)
 	}
 }
 
-void pvd_hold(struct pvd_log *log, u64 first, u64 last)
+bool pvd_hold(struct pvd_log *log, u64 first, u64 last)
 {
+	bool covered = true;
 	u64 pfn, end;
 
 	for (pfn = first;; pfn = end + 1) {
@@ -180,6 +181,7 @@ void pvd_hold(struct pvd_log *log, u64 first, u64 last)
 			if (stop >= w->npages) {
 				pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
 				stop = w->npages - 1;
+				covered = false;
 			}
 			for (; i <= stop; i++)
 				count_up(&w->counts[i]);
@@ -190,9 +192,11 @@ void pvd_hold(struct pvd_log *log, u64 first, u64 last)
 			 */
 			set_bit_at(w->summary->counts, group);
 			set_bit_at(log->top->counts, w->slot);
+		} else {
+			covered = false;
 		}
 		if (end >= last)
-			break;
+			return covered;
 	}
 }
 

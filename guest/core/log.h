@@ -68,8 +68,10 @@ void pvd_gap(struct pvd_log *log);
  * @log: the log
  * @first: first PFN
  * @last: last PFN, not below @first
+ *
+ * Return: false if no section covers one of them; the log is incomplete then.
  */
-void pvd_hold(struct pvd_log *log, u64 first, u64 last);
+bool pvd_hold(struct pvd_log *log, u64 first, u64 last);
 
 /**
  * pvd_mark() - record that a device may have written these pages.

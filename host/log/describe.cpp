@@ -51,6 +51,10 @@ std::string_view describe_device_reason(unsigned reason) noexcept {
         return "the guest had no memory to track it";
     case PVDIRTY_R_NO_DMA_API:
         return "its driver does not use the DMA API";
+    case PVDIRTY_R_CHILD:
+        return "a child device of it does DMA of its own";
+    case PVDIRTY_R_OUTSIDE:
+        return "it mapped a page outside every section of the log";
     case PVDIRTY_R_NO_LOG:
         return "the guest only touches pages";
     default:

@@ -109,7 +109,11 @@ void Vm::fill_sections(std::uint64_t sections, bool set) {
 
 void Vm::fill_by_core() {
     const auto add = [this](std::uint64_t first, std::uint64_t last) {
-        (tree_ == Tree::marks ? pvd_mark : pvd_hold)(guest_.log.core(), first, last);
+        if (tree_ == Tree::marks) {
+            pvd_mark(guest_.log.core(), first, last);
+        } else {
+            pvd_hold(guest_.log.core(), first, last);
+        }
     };
     if (full_sections_ != 0) {
         add(0, full_sections_ * window - 1);

@@ -23,8 +23,6 @@ using pvdirty::PageSink;
 
 namespace {
 
-using Guests = void (*)(pvd_log*, u64 first, u64 last);
-
 /* The last word of the section is not full. */
 constexpr std::uint32_t npages = 700;
 constexpr std::uint64_t page = 690;
@@ -66,10 +64,8 @@ public:
     /* Is a page lost? */
     bool loses(const Case& what, const Schedule& schedule) {
         prepare(what);
-        const Guests function = what.holds ? pvd_hold : pvd_release;
-        machine_.start(0, [&, function] { function(guest_.log.core(), page, page); });
-        machine_.start(
-            1, [&, function] { function(guest_.log.core(), what.others_page, what.others_page); });
+        machine_.start(0, [&] { act(what, page); });
+        machine_.start(1, [&] { act(what, what.others_page); });
         schedule_ = &schedule;
         accesses_ = 0;
         part_ = 0;
@@ -110,6 +106,13 @@ private:
         if (!what.holds) {
             pvd_hold(core, page, page);
             pvd_hold(core, what.others_page, what.others_page);
+        }
+    }
+    void act(const Case& what, std::uint64_t pfn) {
+        if (what.holds) {
+            pvd_hold(guest_.log.core(), pfn, pfn);
+        } else {
+            pvd_release(guest_.log.core(), pfn, pfn);
         }
     }
     [[nodiscard]] bool of_interest(const void* where) const {

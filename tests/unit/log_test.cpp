@@ -264,6 +264,20 @@ TEST_CASE("scan: counters of any value but 0, and their prune", "[scan]") {
     }
 }
 
+TEST_CASE("log: a hold tells whether sections cover all its pages", "[log]") {
+    Attached guest({{0, 64}, {3, 700}});
+    pvd_log* const log = guest.log.core();
+    CHECK(pvd_hold(log, 63, 63));
+    CHECK(pvd_hold(log, 3 * window, 3 * window + 699));
+    CHECK(guest.log_view.incomplete() == 0);
+    CHECK_FALSE(pvd_hold(log, 63, 64));
+    CHECK_FALSE(pvd_hold(log, 64, 64));
+    CHECK_FALSE(pvd_hold(log, window, window));
+    CHECK_FALSE(pvd_hold(log, 3 * window - 1, 3 * window));
+    CHECK_FALSE(pvd_hold(log, 3 * window + 511, 3 * window + 1023));
+    CHECK(guest.log_view.incomplete() == 1U << PVDIRTY_I_OUTSIDE);
+}
+
 TEST_CASE("log: the logging word", "[log]") {
     Attached guest({{0, 64}});
     guest.log_view.publish(true);

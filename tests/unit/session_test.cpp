@@ -70,12 +70,12 @@ TEST_CASE("complete: the reason names the device", "[complete]") {
     SECTION("untracked, with each reason") {
         vm.track();
         std::set<std::string> reasons;
-        for (int reason = PVDIRTY_R_NONE; reason <= PVDIRTY_R_NO_DMA_API; reason++) {
+        for (int reason = PVDIRTY_R_NONE; reason <= PVDIRTY_R_OUTSIDE; reason++) {
             vm.entry(7, 0x100, PVDIRTY_DEV_UNTRACKED, static_cast<pvdirty_dev_reason>(reason));
             CHECK_THAT(why(), Contains("net0 (below rp0): "));
             reasons.insert(why());
         }
-        CHECK(reasons.size() == PVDIRTY_R_NO_DMA_API + 1);
+        CHECK(reasons.size() == PVDIRTY_R_OUTSIDE + 1);
         CHECK(reasons.count("net0 (below rp0): driver bound before the layer came") == 1);
     }
     SECTION("a state that the format does not know") {
