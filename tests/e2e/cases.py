@@ -11,6 +11,7 @@ import faults
 import features
 import hostile
 import hostile_migration
+import impossible
 import judges
 import life
 import migrate_command
@@ -60,7 +61,7 @@ CASES = {
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
 }
-for module in (faults, features, around, bridge, migrate_command, mid_migration):
+for module in (faults, features, around, bridge, migrate_command, mid_migration, impossible):
     CASES |= module.CASES
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ BANDWIDTH = 256 << 20
 HOLD_BANDWIDTH = 64 << 10  # bytes per second: less than any guest dirties
 HELD_SECONDS = 1.0
 HUSH_SECONDS = 0.3
+BEFORE_THE_END = ("setup", "active", "device")
 ALL_DIRTY = ",on-incomplete=all-dirty"
 PLAIN = VmConfig()
 
@@ -184,7 +185,7 @@ class Guest:
         parameters = {"max-bandwidth": bandwidth, "downtime-limit": downtime_ms}
         self.vm.call("migrate-set-parameters", **parameters)
 
-    def start(self) -> None:
+    def start(self, passes: int = PASSES, bandwidth: int = BANDWIDTH) -> None:
         """Starts a migration and holds it where all of RAM has been copied."""
         if self.destination:
             self.destination.kill()
@@ -193,16 +194,16 @@ class Guest:
         name = f"destination{self._count}"
         argv = self.config.command_line(name, directory / "disk.img", incoming=True)
         self.destination = self._stack.enter_context(Vm(name, argv, directory))
-        self._parameters(BANDWIDTH, run.DOWNTIME_HOLD_MS)
+        self._parameters(bandwidth, run.DOWNTIME_HOLD_MS)
         self.vm.call("migrate", uri="unix:migrate")
 
         def copied() -> bool:
             info = self.vm.call("query-migrate")
             status = info.get("status")
             expect(status in ("setup", "active"), f"the migration ends by itself: {info}")
-            return bool(info.get("ram", {}).get("dirty-sync-count", 0) > PASSES)
+            return bool(info.get("ram", {}).get("dirty-sync-count", 0) > passes)
 
-        self.until("second pass", copied, 60)
+        self.until("copy of all RAM", copied, 60)
         self._parameters(HOLD_BANDWIDTH, run.DOWNTIME_HOLD_MS)
         time.sleep(HELD_SECONDS)
         self.expect_held()
@@ -250,7 +251,7 @@ class Guest:
         """
         assert self.destination
         self._parameters(1 << 30, run.DOWNTIME_MS)
-        self.until("end of the migration", lambda: self.status() not in ("active", "device"), 60)
+        self.until("end of the migration", lambda: self.status() not in BEFORE_THE_END, 60)
         ended = self.vm.call("query-migrate")
         print(ended, flush=True)
         expect(ended["status"] == "completed", f"it ends with: {ended}")

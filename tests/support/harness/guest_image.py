@@ -14,7 +14,13 @@ from . import devices
 from .base import BUILD, SUPPORT, HarnessError, Phase, command
 from .devices import DRIVERS
 
-BUTTON = ("evdev", "button")  # for a test that presses the power button
+# Lists of modules for tests that load them themselves.
+EXTRA = {
+    "button": ("evdev", "button"),  # to press the power button
+    "uio": ("uio_pci_generic",),
+    "vfio": ("vfio_pci",),
+}
+TEST_MODULE = "edu_dma.ko"
 GUEST = SUPPORT / "guest"
 BUSYBOX = Path("/usr/bin/busybox")
 DISK_BYTES = 64 << 20
@@ -68,10 +74,10 @@ def _program(name: str, sources: list[Path]) -> Path:
 
 
 def _programs() -> list[Path]:
-    """The workload, and kexec for the tests that need it."""
-    kexec = GUEST / "kexec.c"
-    load = sorted(p for p in GUEST.glob("*.c") if p != kexec)
-    return [_program("load", load), _program("kexec", [kexec])]
+    """The workload, and what some tests need beside it."""
+    single = [GUEST / "kexec.c", GUEST / "edu.c"]
+    load = sorted(p for p in GUEST.glob("*.c") if p not in single)
+    return [_program("load", load), *(_program(p.stem, [p]) for p in single)]
 
 
 def _disk() -> None:
@@ -102,7 +108,8 @@ def build(version: str) -> None:
     release = (kernel / ".stamp").read_text()
     modules = kernel / "lib" / "modules" / release
     pvdirty = BUILD / "guest" / version / "pvdirty.ko"
-    ingredients = [BUSYBOX, *programs, pvdirty, GUEST / "init", Path(__file__)]
+    test_module = BUILD / "guest" / version / "kmod" / TEST_MODULE
+    ingredients = [BUSYBOX, *programs, pvdirty, test_module, GUEST / "init", Path(__file__)]
     ingredients += [kernel / ".stamp", Path(devices.__file__)]
     digest = hashlib.sha256()
     for path in ingredients:
@@ -124,14 +131,15 @@ def build(version: str) -> None:
             shutil.copy(program, root / "bin")
         shutil.copy(GUEST / "init", root / "init")
         os.chmod(root / "init", 0o755)
-        lists = {name: driver.modules for name, driver in DRIVERS.items()} | {"button": BUTTON}
+        lists = {name: driver.modules for name, driver in DRIVERS.items()} | EXTRA
         for name, wanted in lists.items():
             names = []
             for module in module_order(modules, wanted):
                 names.append(re.sub(r"\.xz$", "", module.name))
                 copy_module(module, root / "modules" / names[-1])
             (root / "modules" / f"{name}-order").write_text("".join(n + "\n" for n in names))
-        copy_module(pvdirty, root / "modules" / "pvdirty.ko")
+        for module in (pvdirty, test_module):
+            copy_module(module, root / "modules" / module.name)
         archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
         command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)
         Path(f"{out}.new").rename(out)

@@ -210,6 +210,27 @@ def _guest_module(version: str) -> None:
         )
 
 
+def _test_module(version: str) -> None:
+    """build/guest/<version>/kmod: the module for tests; kbuild writes beside what it reads."""
+    out = BUILD / "guest" / version / "kmod"
+    kdir = (BUILD / "headers" / version / "kdir").read_text().strip()
+    sources = list((guest_image.GUEST / "kmod").iterdir())
+    module = out / guest_image.TEST_MODULE
+    if module.exists() and module.stat().st_mtime > max(p.stat().st_mtime for p in sources):
+        return
+    with Phase(f"building the test module for {version}"):
+        out.mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            link = out / source.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(source)
+        command(
+            f"building the test module for {version}",
+            ["make", "-C", kdir, f"M={out}", "modules"],
+            f"test-module-{version}.log",
+        )
+
+
 def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> None:
     """Everything for runs with these kernels ("6.1", "6.12").
 
@@ -224,4 +245,5 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
         _host(() if tests else RUN_TARGETS + more)
         for version in kernels:
             _guest_module(version)
+            _test_module(version)
             guest_image.build(version)
