@@ -132,10 +132,13 @@ private:
             }
         }
         for (const Device& device : chosen) {
-            if (!device.add.contains("id")) {
-                return fail(exit_failed, fmt::format("source: {} could not be plugged in again: "
-                                                     "it needs an id of its own, by id=",
-                                                     device.id));
+            const char* const why_not =
+                device.add.empty() ? "QEMU cannot plug in a device like it, or what is on its bus"
+                : !device.add.front().contains("id") ? "it needs an id of its own, by id="
+                                                     : nullptr;
+            if (why_not != nullptr) {
+                return fail(exit_failed, fmt::format("source: {} could not be plugged in again: {}",
+                                                     device.id, why_not));
             }
             report_.devices.push_back(device.id);
         }

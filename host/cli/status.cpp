@@ -24,7 +24,7 @@ json to_json(const Device& device) {
             {"migratable", device.migratable},
             {"state", device.leaving ? "leaving" : "plugged"},
             {"hold", device.hold},
-            {"device-add", device.add}};
+            {"device-add", device.add.empty() ? json() : json(device.add)}};
 }
 
 json to_json(const Counters& counters) {

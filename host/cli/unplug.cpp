@@ -24,7 +24,7 @@ constexpr Milliseconds limit = 30s; // a slot is ready for the next device by th
 Unplug::Unplug(const Vm& vm, std::vector<Device> devices) : vm_(&vm) {
     // A guest looks at a slot when function 0 comes: the others have to be there by then.
     std::stable_partition(devices.begin(), devices.end(), [](const Device& device) {
-        const std::string addr = device.add.value("addr", nlohmann::json()).dump();
+        const std::string addr = device.add.front().value("addr", nlohmann::json()).dump();
         const auto dot = addr.find('.');
         return dot != std::string::npos && addr.compare(dot, 3, ".0\"") != 0;
     });
@@ -92,16 +92,38 @@ MonitorResult<void> Unplug::look(Moment now) {
 }
 
 MonitorResult<void> Unplug::plug_in(Entry& entry) {
-    const auto added = vm_->device_add(entry.device.add);
-    if (!added && added.error().kind != Kind::refused) {
-        return added;
-    }
-    if (added) {
-        back_.push_back(entry.device.id);
-    } else {
-        entry.refusal = added.error().message;
+    entry.refusal.clear();
+    for (const nlohmann::json& arguments : entry.device.add) {
+        const auto added = vm_->device_add(arguments);
+        if (!added && added.error().kind != Kind::refused) {
+            return added;
+        }
+        if (!added) {
+            entry.refusal = added.error().message;
+            return {};
+        }
+        if (&arguments == &entry.device.add.front()) {
+            back_.push_back(entry.device.id);
+        }
     }
     return {};
+}
+
+MonitorResult<void> Unplug::missing() const {
+    std::vector<std::string> ids;
+    for (const Entry& entry : entries_) {
+        if (!entry.refusal.empty()) {
+            // It may be back, without what was on its bus.
+            ids.push_back(fmt::format("{} ({})", entry.device.id, entry.refusal));
+        } else if (entry.state != State::plugged) {
+            ids.push_back(entry.device.id);
+        }
+    }
+    if (ids.empty()) {
+        return {};
+    }
+    return tl::unexpected(
+        MonitorError{Kind::refused, fmt::format("not plugged in again: {}", fmt::join(ids, ", "))});
 }
 
 MonitorResult<void> Unplug::put_back(Pacer& pacer) {
@@ -113,19 +135,7 @@ MonitorResult<void> Unplug::put_back(Pacer& pacer) {
         return looked;
     }
     const Moment settled = all_gone() ? start : start + late;
-    while (!all(State::plugged) || pacer.now() < settled) {
-        if (pacer.now() >= start + limit) {
-            std::vector<std::string> missing;
-            for (const Entry& entry : entries_) {
-                if (entry.state != State::plugged) {
-                    missing.push_back(entry.refusal.empty()
-                                          ? entry.device.id
-                                          : fmt::format("{} ({})", entry.device.id, entry.refusal));
-                }
-            }
-            return tl::unexpected(MonitorError{
-                Kind::refused, fmt::format("not plugged in again: {}", fmt::join(missing, ", "))});
-        }
+    while ((!all(State::plugged) || pacer.now() < settled) && pacer.now() < start + limit) {
         for (Entry& entry : entries_) {
             if (entry.state == State::gone) {
                 if (auto tried = plug_in(entry); !tried) {
@@ -139,7 +149,7 @@ MonitorResult<void> Unplug::put_back(Pacer& pacer) {
             return looked;
         }
     }
-    return {};
+    return missing();
 }
 
 } // namespace pvdirty::cli

@@ -36,7 +36,8 @@ public:
     /** Sees which are gone: to the end of the object, which is after DEVICE_DELETED. */
     MonitorResult<void> look(Moment now);
     /**
-     * Plugs in again what has left, also what a guest lets go of late; waits for a bounded time.
+     * Plugs in again what has left, with what was on its buses, also what a guest lets go of late;
+     * waits for a bounded time.
      * @returns an error that names what is still missing
      */
     MonitorResult<void> put_back(Pacer& pacer);
@@ -50,6 +51,7 @@ private:
     };
 
     MonitorResult<void> plug_in(Entry& entry);
+    [[nodiscard]] MonitorResult<void> missing() const;
     [[nodiscard]] bool all(State state) const noexcept;
 
     const Vm* vm_;

@@ -48,7 +48,9 @@ Device read_device(const json& entry) {
     device.why = entry.at("why");
     device.leaving = entry.at("state").get<std::string>() == "leaving";
     device.hold = entry.at("hold");
-    device.add = entry.at("device-add");
+    if (const json& add = entry.at("device-add"); !add.is_null()) {
+        device.add = add.get<std::vector<json>>();
+    }
     return device;
 }
 

@@ -25,7 +25,11 @@ struct Device {
     std::string why;      /**< not tracked; "" if it is */
     bool leaving = false; /**< the guest has let go; the object still ends */
     bool hold = false;    /**< the migration waits for its end */
-    nlohmann::json add;   /**< device_add's arguments for another one; null if unknown */
+    /**
+     * Arguments of device_add for another one and what is on its buses, in this order; empty if
+     * QEMU could not make it again so.
+     */
+    std::vector<nlohmann::json> add;
 };
 
 struct Port {

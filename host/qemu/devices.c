@@ -32,7 +32,6 @@ typedef struct Covered {
     struct pvd_device *device;
     char *id;                  /* or QOM path */
     char *port;
-    QDict *add;                /* what device_add needs for another one; or NULL */
     bool migratable;
     bool unplugged;            /* it or its port, not finalized yet */
     bool hold;
@@ -59,22 +58,6 @@ static PVDirtyPort *port_above(PCIDevice *dev)
     return NULL;
 }
 
-static QDict *device_add_arguments(DeviceState *dev)
-{
-    QDict *add;
-
-    if (!dev->opts) {
-        return NULL; /* made by another device, not by the operator */
-    }
-    add = qdict_clone_shallow(dev->opts);
-    qdict_put_str(add, "driver", object_get_typename(OBJECT(dev)));
-    qdict_put_str(add, "bus", dev->parent_bus->name);
-    if (dev->id) {
-        qdict_put_str(add, "id", dev->id);
-    }
-    return add;
-}
-
 /*
  * The vmstate of a device is registered after the listeners have heard of it.
  * Without it QEMU does not refuse; pvd_may_migrate() does.
@@ -98,7 +81,6 @@ static void covered_finalized(Object *o, const char *name, void *opaque)
 
     pvd_device_remove(c->device);
     QTAILQ_REMOVE(&covered, c, next);
-    qobject_unref(c->add);
     g_free(c->id);
     g_free(c->port);
     g_free(c);
@@ -159,7 +141,6 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
     c->id = dev->id ? g_strdup(dev->id)
                     : object_get_canonical_path(OBJECT(dev));
     c->port = g_strdup(pvdirty_port_name(p));
-    c->add = device_add_arguments(dev);
     c->migratable = !(vmsd && vmsd->unmigratable) && !drop_vfio_blocker(dev);
     c->device = pvd_device_add(p->port,
                                dev->id ? dev->id
@@ -277,8 +258,48 @@ static char *get_hold_for(Object *o, Error **errp)
 
 /* ---- what there is ---- */
 
+static QDict *device_add_arguments(DeviceState *dev)
+{
+    QDict *add = qdict_clone_shallow(dev->opts);
+
+    qdict_put_str(add, "driver", object_get_typename(OBJECT(dev)));
+    qdict_put_str(add, "bus", dev->parent_bus->name);
+    if (dev->id) {
+        qdict_put_str(add, "id", dev->id);
+    }
+    return add;
+}
+
+/*
+ * Appends what device_add needs for a device and for all on its buses, parents
+ * first. What has no options was made by its parent, and will be so again.
+ * False if device_add would not do.
+ */
+static bool append_device_add(QList *list, DeviceState *dev)
+{
+    BusState *bus;
+
+    if (dev->opts) {
+        qlist_append(list, device_add_arguments(dev));
+    }
+    QLIST_FOREACH(bus, &dev->child_bus, sibling) {
+        BusChild *kid;
+
+        /* The one that came first stands last. */
+        QTAILQ_FOREACH_REVERSE(kid, &bus->children, sibling) {
+            if ((kid->child->opts && !qbus_is_hotpluggable(bus)) ||
+                !append_device_add(list, kid->child)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 static QDict *describe(const Covered *c)
 {
+    DeviceState *dev = DEVICE(c->pci);
+    g_autoptr(QList) add = qlist_new();
     QDict *d = qdict_new();
     char why[256] = "unplugged";
     bool tracked = false;
@@ -294,8 +315,8 @@ static QDict *describe(const Covered *c)
     qdict_put_str(d, "why", tracked ? "" : why);
     qdict_put_str(d, "state", c->unplugged ? "leaving" : "plugged");
     qdict_put_bool(d, "hold", c->hold);
-    if (c->add) {
-        qdict_put(d, "device-add", qobject_ref(c->add));
+    if (!c->unplugged && dev->opts && append_device_add(add, dev)) {
+        qdict_put(d, "device-add", qobject_ref(add));
     } else {
         qdict_put_null(d, "device-add");
     }

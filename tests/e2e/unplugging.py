@@ -45,18 +45,13 @@ def cross(guest: MovingGuest, device: Driver) -> dict[str, Any]:
     return migration.info
 
 
-def _replace(guest: MovingGuest, device: Driver, again: dict[str, Any]) -> None:
+def _replace(guest: MovingGuest, device: Driver, again: list[dict[str, Any]]) -> None:
     """The destination goes on, gets another device, and its guest works with that."""
     guest.resume()
     # What held the old device open would keep its name from the new one.
     guest.order("killall load; wait; echo PVDIRTY init again")
-    guest.source.call("device_add", **again)
-    if device.disk:
-        words = [word.partition("=") for word in device.disk.split(",")]
-        more = {key: value for key, equals, value in words if equals}
-        guest.source.call(
-            "device_add", driver=words[0][0], bus=f"{device.id}.0", drive="d0", **more
-        )
+    for arguments in again:
+        guest.source.call("device_add", **arguments)
     guest.until(
         "tracked replacement", lambda: bool(guest.covered().get(device.id, {}).get("tracked"))
     )

@@ -136,8 +136,28 @@ TEST_CASE("migrate: a guest that lets go late gets its devices again", "[migrate
     CHECK(report.code == exit_timeout);
     CHECK(report.plugged_back.size() == 2);
     REQUIRE(world.source.added.size() == 2);
-    CHECK(world.source.added[0] == ModelVm::device("nic0")["device-add"]);
+    CHECK(world.source.added[0] == ModelVm::device("nic0")["device-add"][0]);
     world.check_intact(world.source);
+}
+
+TEST_CASE("migrate: what was on a device's bus is plugged in again with it", "[migrate]") {
+    World world;
+    world.source.lets_go_within = 5000ms;
+    world.options.timeout = 2000ms;
+    const json disk = {{"driver", "scsi-hd"}, {"bus", "nic0.0"}, {"drive", "d0"}};
+    world.source.devices[0]["device-add"].push_back(disk);
+    const auto report = world.migrate();
+    CHECK(report.code == exit_timeout);
+    REQUIRE(world.source.added.size() == 3);
+    CHECK(world.source.added[0]["id"] == "nic0");
+    CHECK(world.source.added[1] == disk);
+
+    World bare;
+    bare.source.devices[0]["device-add"] = nullptr;
+    const auto refused = bare.migrate();
+    CHECK(refused.code == exit_failed);
+    CHECK_THAT(refused.message, Contains("nic0 could not be plugged in again: QEMU cannot"));
+    bare.check_intact(bare.source);
 }
 
 TEST_CASE("migrate: a device that cannot be plugged in again is named", "[migrate]") {
@@ -224,7 +244,7 @@ TEST_CASE("migrate: what stands in the way before the start", "[migrate]") {
         CHECK_THAT(world.migrate().message, Contains("'nic7'") && Contains("nic0, nvme0"));
     }
     SECTION("a device without an id") {
-        world.source.devices[0]["device-add"].erase("id");
+        world.source.devices[0]["device-add"][0].erase("id");
         CHECK_THAT(world.migrate().message, Contains("nic0") && Contains("id="));
     }
     CHECK(world.source.called.empty());

@@ -53,7 +53,7 @@ public:
                 {"migratable", migratable},
                 {"state", "plugged"},
                 {"hold", false},
-                {"device-add", {{"driver", "e1000e"}, {"id", id}, {"bus", "rp0"}}}};
+                {"device-add", {{{"driver", "e1000e"}, {"id", id}, {"bus", "rp0"}}}}};
     }
 
     using Monitor::call;
@@ -213,6 +213,8 @@ private:
             if (lets_go_within) {
                 leaving_[id] = *lets_go_within;
             }
+        } else if (command == "device_add" && arguments.value("bus", "rp0") != "rp0") {
+            added.push_back(arguments); // on the bus of a device
         } else if (command == "device_add") {
             if (has(arguments.at("id"))) {
                 return fail(Kind::refused, "Duplicate device ID");
