@@ -106,9 +106,12 @@ static int __init pvdirty_init(void)
 
 	if (ret)
 		return ret;
-	ret = pvd_child_init();
+	ret = pvd_memplug_init();
 	if (ret)
 		goto out_life;
+	ret = pvd_child_init();
+	if (ret)
+		goto out_memplug;
 	ret = bus_register_notifier(&pci_bus_type, &pci_nb);
 	if (ret)
 		goto out_child;
@@ -120,6 +123,8 @@ static int __init pvdirty_init(void)
 
 out_child:
 	pvd_child_exit();
+out_memplug:
+	pvd_memplug_exit();
 out_life:
 	pvd_life_exit();
 	return ret;
@@ -134,6 +139,7 @@ static void __exit pvdirty_exit(void)
 	mutex_unlock(&pvdirty.lock);
 	pvd_stats_exit();
 	pvd_child_exit();
+	pvd_memplug_exit();
 
 	/* The notifier still keeps drivers off the layers meanwhile. */
 	pvd_cover_stop();

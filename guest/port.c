@@ -280,12 +280,16 @@ void pvd_ports_register(void)
 		register_port(port);
 }
 
-void pvd_ports_unregister(void)
+bool pvd_ports_unregister(void)
 {
 	struct pvd_port *port;
+	bool any = false;
 
-	list_for_each_entry(port, &pvdirty.ports, node)
+	list_for_each_entry(port, &pvdirty.ports, node) {
+		any |= port->registered;
 		unregister_port(port);
+	}
+	return any;
 }
 
 void pvd_ports_free(void)

@@ -79,7 +79,7 @@ struct pvd_dev {
  * @stopping: the module is on its way out, nothing new is covered
  */
 struct pvdirty {
-	struct mutex lock; /* outermost but for device_lock() */
+	struct mutex lock; /* outermost but for device_lock() and hot-plug's */
 	struct list_head ports;
 	struct list_head devs;
 	struct pvd_log log;
@@ -104,6 +104,17 @@ static inline bool pvd_have_log(void)
  * Return: 0, also if there is one already, or -errno after a message.
  */
 int pvd_log_alloc(void);
+
+/**
+ * pvd_log_grow() - have the log describe memory that is about to be used.
+ * @first: its first PFN
+ * @last: its last PFN
+ *
+ * Registers anew through all ports if the log did not describe it yet.
+ * Context: pvdirty.lock held, may sleep. Nothing maps these pages yet.
+ * Return: 0, -ERANGE if nobody announced that memory may come there, -ENOMEM.
+ */
+int pvd_log_grow(u64 first, u64 last);
 
 /* Free the log; nobody may use it any more. */
 void pvd_log_free(void);
@@ -142,9 +153,12 @@ struct pvd_port *pvd_port_above(struct device *dev);
 /* Ask the host to look at the device table. Lock held, may sleep. */
 void pvd_ports_notify(void);
 
-/* Register or unregister through all ports. Lock held, may sleep. */
+/*
+ * Register or unregister through all ports; was any registered? Lock held, may
+ * sleep.
+ */
 void pvd_ports_register(void);
-void pvd_ports_unregister(void);
+bool pvd_ports_unregister(void);
 
 /* Free all ports, which must be unregistered. Lock held. */
 void pvd_ports_free(void);
@@ -283,6 +297,19 @@ bool pvd_tripwire_is_on(const struct device *dev);
 
 /* Take it off. Any context. */
 void pvd_tripwire_take(struct device *dev);
+
+/* ---- memplug.c: memory that comes while the log is in use ------------------ */
+
+/**
+ * pvd_memplug_ranges() - call a function for each range that may be plugged.
+ * @range: gets the first and the last PFN of a range
+ * @arg: handed to @range
+ */
+void pvd_memplug_ranges(void (*range)(u64 first, u64 last, void *arg),
+			void *arg);
+
+int pvd_memplug_init(void);
+void pvd_memplug_exit(void);
 
 /* ---- life.c, stats.c ------------------------------------------------------- */
 

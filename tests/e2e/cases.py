@@ -16,6 +16,7 @@ import judges
 import life
 import migrate_command
 import mid_migration
+import plugged_memory
 import policies
 import provisioning
 import runs
@@ -61,8 +62,9 @@ CASES = {
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
 }
-for module in (faults, features, around, bridge, migrate_command, mid_migration, impossible):
+for module in (faults, features, around, bridge, migrate_command, mid_migration):
     CASES |= module.CASES
+CASES |= impossible.CASES | plugged_memory.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

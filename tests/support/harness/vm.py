@@ -32,6 +32,7 @@ class VmConfig:
     kernel: str = "6.1"
     drivers: tuple[str, ...] = ("e1000e", "virtio-blk")
     memory_bytes: int = 512 << 20
+    memory_options: str = ""  # of -m, ",name=value..."
     cpus: int = 2
     accel: str = "tcg"
     qemu: str = "qemu-system-x86_64"
@@ -85,7 +86,7 @@ class VmConfig:
         argv += ["-machine", machine, "-accel", self.accel, "-cpu", cpu]
         argv += self.topology.options
         argv += ["-object", f"memory-backend-memfd,id=m0,size={self.memory_bytes},share=on"]
-        argv += ["-m", f"{self.memory_bytes}b", "-smp", str(self.cpus)]
+        argv += ["-m", f"{self.memory_bytes}b{self.memory_options}", "-smp", str(self.cpus)]
         argv += ["-nodefaults", "-no-user-config", "-display", "none"]
         argv += ["-no-shutdown" if self.control else "-no-reboot"]
         argv += ["-kernel", str(kernel / "vmlinuz")]
