@@ -72,6 +72,7 @@ static struct {
     uint64_t pages;      /* size of each set; whole groups */
     uint32_t dropped;    /* marks suppressed on purpose */
     uint64_t unlocked;   /* hand-outs without the BQL */
+    bool spoiled;
 } oracle;
 
 void pvdirty_oracle_enable(void)
@@ -82,6 +83,11 @@ void pvdirty_oracle_enable(void)
 bool pvdirty_oracle_enabled(void)
 {
     return oracle.enabled;
+}
+
+void pvdirty_oracle_spoil(void)
+{
+    oracle.spoiled = true;
 }
 
 void pvdirty_oracle_resize(void)
@@ -224,6 +230,19 @@ static uint32_t marks_to_drop(void)
     return sum;
 }
 
+/* A control wants no page to count as in flight. */
+static bool drops_in_flight(void)
+{
+    PVDirtyPort *p;
+
+    QTAILQ_FOREACH(p, &pvdirty_vm.ports, next) {
+        if (p->test_drop_in_flight) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* One word of 64 pages: the check, and what may be forgotten. */
 static void audit(uint64_t i)
 {
@@ -265,6 +284,9 @@ struct pvd_harvest_result pvdirty_oracle_harvest(const struct pvd_sink *sink)
     bitmap_zero(set[NOW_FLYING], oracle.pages);
     take_written();
     result = pvd_harvest(pvdirty_vm.domain, &ours);
+    if (drops_in_flight()) {
+        bitmap_zero(set[NOW_FLYING], oracle.pages);
+    }
     for (uint64_t i = 0; i < oracle.pages / 64; i++) {
         while (oracle.dropped < drop &&
                (set[NOW_MARKED][i] & set[WRITTEN][i] & ~set[NOW_FLYING][i])) {
@@ -304,8 +326,6 @@ PVDirtyOracleStats pvdirty_oracle_stats(void)
         s.overmarked += ctpopl(marked & ~written & ~oracle.set[AT_START][i]);
     }
     /* A run that the oracle could not watch proves nothing. */
-    if (oracle.unlocked) {
-        s.uncovered = MAX(s.uncovered, oracle.unlocked);
-    }
+    s.uncovered = MAX(s.uncovered, oracle.unlocked + oracle.spoiled);
     return s;
 }

@@ -21,6 +21,9 @@ typedef struct PVDirtyOracleStats {
 void pvdirty_oracle_enable(void);
 bool pvdirty_oracle_enabled(void);
 
+/* Some RAM is out of its sight: no run counts as covered from now on. */
+void pvdirty_oracle_spoil(void);
+
 /* Guest RAM may reach higher than before. */
 void pvdirty_oracle_resize(void);
 
@@ -38,8 +41,8 @@ bool pvdirty_oracle_was_handed(hwaddr gpa);
 void pvdirty_oracle_written(hwaddr gpa);
 
 /*
- * pvd_harvest(), audited; x-test-drop-marks suppresses marks here, before
- * anybody sees them.
+ * pvd_harvest(), audited; x-test-drop-marks and x-test-drop-in-flight suppress
+ * here what the guest reports, before anybody sees it.
  */
 struct pvd_harvest_result pvdirty_oracle_harvest(const struct pvd_sink *sink);
 

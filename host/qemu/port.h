@@ -38,7 +38,9 @@ DECLARE_CLASS_CHECKERS(PVDirtyPortClass, PVDIRTY_PORT, TYPE_PVDIRTY_PORT)
     DEFINE_PROP_BOOL("inflight", type, port.inflight, true),                  \
     DEFINE_PROP_BOOL("x-test-untracked", type, port.test_untracked, false),   \
     DEFINE_PROP_BOOL("x-test-blind", type, port.test_blind, false),           \
-    DEFINE_PROP_UINT32("x-test-drop-marks", type, port.test_drop_marks, 0)
+    DEFINE_PROP_UINT32("x-test-drop-marks", type, port.test_drop_marks, 0),   \
+    DEFINE_PROP_BOOL("x-test-drop-in-flight", type, port.test_drop_in_flight, \
+                     false)
 
 /* Its part of the device's vmstate, with pre_save and post_load. */
 #define VMSTATE_PVDIRTY_PORT(type) \

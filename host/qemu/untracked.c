@@ -38,7 +38,8 @@ struct PVDirtyShadow {
     Object parent_obj;
     PVDirtyRam ram; /* what it shadows; no reference: only compared */
     MemoryRegion mr;
-    void *host;
+    void *map;      /* its mapping, of whole pages of the RAM's size */
+    size_t map_len;
     bool seen;
     QLIST_ENTRY(PVDirtyShadow) next;
 };
@@ -165,22 +166,30 @@ static PVDirtyShadow *shadow_new(PVDirtyPort *p, const PVDirtyRam *r)
     PVDirtyUntracked *u = p->untracked;
     PVDirtyShadow *s;
     g_autofree char *name = NULL;
-    int fd = qemu_ram_get_fd(r->mr->ram_block);
-    void *host;
+    RAMBlock *rb = r->mr->ram_block;
+    int fd = qemu_ram_get_fd(rb);
+    uint64_t start = QEMU_ALIGN_DOWN(r->offset, qemu_ram_pagesize(rb));
+    size_t len = QEMU_ALIGN_UP(r->offset + r->size, qemu_ram_pagesize(rb)) -
+                 start;
+    void *map;
 
-    if (fd < 0 || !qemu_ram_is_shared(r->mr->ram_block)) {
+    if (fd < 0 || !qemu_ram_is_shared(rb)) {
         return NULL; /* stays visible through the alias, and tracked */
     }
-    host = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-                r->offset);
-    if (host == MAP_FAILED) {
+    map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, start);
+    if (map == MAP_FAILED) {
+        error_report("pvdirty: cannot map guest RAM at 0x%" HWADDR_PRIx
+                     " a second time: %s", r->gpa, strerror(errno));
+        pvdirty_oracle_spoil();
         return NULL;
     }
     s = PVDIRTY_SHADOW(object_new(TYPE_PVDIRTY_SHADOW));
     s->ram = *r;
-    s->host = host;
+    s->map = map;
+    s->map_len = len;
     name = g_strdup_printf("pvdirty-shadow-%" HWADDR_PRIx, r->gpa);
-    memory_region_init_ram_ptr(&s->mr, OBJECT(s), name, r->size, host);
+    memory_region_init_ram_ptr(&s->mr, OBJECT(s), name, r->size,
+                               map + (r->offset - start));
     memory_region_set_log(&s->mr, true, DIRTY_MEMORY_VGA);
     g_free(take_bits(s)); /* a new block is all dirty */
     memory_region_add_subregion_overlap(&u->root, r->gpa, &s->mr, 1);
@@ -200,8 +209,8 @@ static void shadow_finalize(Object *o)
 {
     PVDirtyShadow *s = PVDIRTY_SHADOW(o);
 
-    if (s->host) {
-        munmap(s->host, s->ram.size);
+    if (s->map) {
+        munmap(s->map, s->map_len);
     }
 }
 
@@ -292,8 +301,7 @@ bool pvdirty_untracked_realize(PVDirtyPort *p, Error **errp)
     pvdirty_oracle_enable();
     pvdirty_untracked_update(p);
     if (QLIST_EMPTY(&u->shadows)) {
-        error_setg(errp, "pvdirty: cannot map guest RAM a second time: %s",
-                   strerror(errno));
+        error_setg(errp, "pvdirty: cannot map guest RAM a second time");
         pvdirty_untracked_exit(p);
         return false;
     }

@@ -21,6 +21,7 @@ typedef struct PVDirtyPort {
     bool test_untracked;          /* x-test-untracked */
     bool test_blind;              /* x-test-blind */
     uint32_t test_drop_marks;     /* x-test-drop-marks */
+    bool test_drop_in_flight;     /* x-test-drop-in-flight */
 
     struct pvd_port *port;        /* NULL until realized */
     uint8_t cap;                  /* config offset of our capability */

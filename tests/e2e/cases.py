@@ -11,6 +11,7 @@ import faults
 import features
 import hostile
 import hostile_migration
+import huge_pages
 import impossible
 import judges
 import life
@@ -62,9 +63,18 @@ CASES = {
     "told-pages-are-sent": hostile_migration.told,
     "interrupt": life.interrupt,
 }
-for module in (faults, features, around, bridge, migrate_command, mid_migration):
+for module in (
+    around,
+    bridge,
+    faults,
+    features,
+    huge_pages,
+    impossible,
+    mid_migration,
+    migrate_command,
+    plugged_memory,
+):
     CASES |= module.CASES
-CASES |= impossible.CASES | plugged_memory.CASES
 
 if __name__ == "__main__":
     sys.exit(main(CASES))

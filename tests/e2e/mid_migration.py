@@ -12,19 +12,36 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from features import SMALL
+import ballooned
+from ballooned import Discards
+from features import SMALL, plain
 from moving import CRAWL, Migration, MovingGuest, moving
 from support import expect, expect_nothing_left
 
 from harness import run
-from harness.devices import DRIVERS, NET
+from harness.devices import DISK, DRIVERS, NET
 from harness.qmp import QmpError
 from harness.vm import PORTS, VmConfig
 
 PASSES = 2
-REPORTS = 3  # of the workload
+REPORTS = 2  # of the workload
+HOLD = 64 << 10  # bytes per second: no pass ends
+TRIES = 5
+ALL_DIRTY = ",on-incomplete=all-dirty"
+BALLOON_BYTES = 16 << 20
 # A workload that starts anew expects the disk's first content.
 BASE = replace(SMALL, control=True, disk_writes=False)
+
+# Lines for the guest. What is below a bridge is below a port.
+COVERED = "/sys/devices/pci0000:00/0000:*/0000:*"
+IDLE = "killall load; wait"
+# QEMU 7.2's e1000e receives no more, with its memory intact, if it migrates between the end of a
+# sleep and the first frame.
+RECEIVED = "/sys/class/net/eth0/statistics/rx_packets"
+RECEIVE = f"n=$(cat {RECEIVED}); while [ $(cat {RECEIVED}) = $n ]; do usleep 100000; done"
+DEVICES = "/sys/kernel/debug/pvdirty/devices"
+UNBIND = f"for d in {COVERED}; do echo ${{d##*/}} >$d/driver/unbind; done"
+BIND = f"for d in {COVERED}; do echo ${{d##*/}} >/sys/bus/pci/drivers_probe; done"
 
 
 def _as_it_is(config: VmConfig) -> VmConfig:
@@ -40,21 +57,26 @@ class Event:
     """Something that is done to a guest under load while its migration runs.
 
     Called with the guest. Afterwards `guest.under_way` is a migration, the same one or the next,
-    that can be brought to a good end and judged.
+    that can be brought to a good end and judged; see through().
     """
 
     what: str
     happen: Callable[[MovingGuest], None]
     # What comes before the migration, and before its destination is started.
     prepare: Callable[[MovingGuest], None] = _nothing
-    # What it needs of any VM; of BASE at least.
+    # What it needs of any VM that has what BASE has.
     config: Callable[[VmConfig], VmConfig] = _as_it_is
 
     def __call__(self, guest: MovingGuest) -> None:
         self.happen(guest)
 
 
-# ---- plugging ----
+# ---- what several of them do ----
+
+
+def _under_way(guest: MovingGuest) -> Migration:
+    assert guest.under_way
+    return guest.under_way
 
 
 def _expect_refused(guest: MovingGuest, words: str, command: str, **arguments: Any) -> None:
@@ -66,10 +88,41 @@ def _expect_refused(guest: MovingGuest, words: str, command: str, **arguments: A
         raise AssertionError(f"{command} is not refused")
 
 
+def _expect_failed(guest: MovingGuest, *reasons: str) -> None:
+    """The migration has failed for one of these reasons, and the source goes on."""
+    migration = _under_way(guest)
+    guest.until("end of the migration", migration.over)
+    print(migration.info, flush=True)
+    expect(migration.status == "failed", f"{migration.status} without a tracking guest")
+    why = migration.info["error-desc"]
+    expect(why.startswith("pvdirty: "), f"whose reason: {why}")
+    expect(any(reason in why for reason in reasons), f"none of {reasons}: {why}")
+    guest.expect_sound()
+
+
+def _expect_tracked(guest: MovingGuest) -> None:
+    """All its devices are, under load."""
+    guest.until(
+        "tracked devices", lambda: all(device["tracked"] for device in guest.covered().values())
+    )
+    guest.wait_for_work()
+
+
+def _migrate_anew(guest: MovingGuest) -> None:
+    _expect_tracked(guest)
+    if guest.config.driver(NET):
+        guest.order(RECEIVE)
+    guest.receive()
+    guest.migration()
+
+
+# ---- plugging ----
+
+
 def _plug(guest: MovingGuest) -> None:
     """Nothing can be plugged, and nothing unplugged for which the migration does not wait."""
     before = guest.covered()
-    new = {"driver": "e1000e", "id": "new0", "bus": PORTS[0], "romfile": ""}
+    new = {"driver": "e1000e", "id": "late0", "bus": PORTS[0], "romfile": ""}
     _expect_refused(guest, "device_add not allowed while migrating", "device_add", **new)
     for device in before:
         _expect_refused(guest, "device_del not allowed while migrating", "device_del", id=device)
@@ -85,15 +138,133 @@ def _hold_for(guest: MovingGuest, kind: str) -> None:
     guest.config = replace(guest.config, drivers=drivers)
 
 
-def _remove(guest: MovingGuest, device: str) -> None:
-    """Unplugs a device that the workload has let go."""
-    guest.source.call("device_del", id=device)
-    guest.until(f"end of {device}", lambda: device not in guest.covered())
-
-
 def _unplug(guest: MovingGuest) -> None:
+    """All devices for which the migration waits; the workload lets them go first."""
     guest.work_anew()
-    _remove(guest, "nic0")
+    for device in [name for name, device in guest.covered().items() if device["hold"]]:
+        guest.source.call("device_del", id=device)
+        guest.until(f"end of {device}", lambda device=device: device not in guest.covered())
+
+
+def _with_nvme(config: VmConfig) -> VmConfig:
+    others = tuple(d for d in config.drivers if DRIVERS[d].kind != DISK)
+    return replace(config, drivers=(*others, "nvme"))
+
+
+def _hold_open(guest: MovingGuest) -> None:
+    """The guest's first process has the disk open, past the end of the device."""
+    disk = guest.config.driver(DISK)
+    assert disk
+    guest.order(f"exec 4<{disk.path}")
+    _hold_for(guest, DISK)
+
+
+# ---- drivers ----
+
+NO_DRIVER = "no driver bound"
+A_WHILE = "the guest stopped tracking a device for a while"
+
+
+def _unbind(guest: MovingGuest) -> None:
+    """Without a driver for so long that it counts as untracked."""
+    guest.order(f"{IDLE}; {UNBIND}")
+    if not guest.blind:
+        _expect_failed(guest, NO_DRIVER)
+    guest.order(BIND)
+    guest.work_anew()
+    if not guest.blind:
+        _migrate_anew(guest)
+
+
+def _rebind(guest: MovingGuest) -> None:
+    """A driver that comes back at once: some devices were tracked all the time, and some not."""
+    migration = _under_way(guest)
+    migration.limit(HOLD)  # nothing works for a moment
+    guest.order(f"{IDLE}; {UNBIND}; {BIND}")
+    guest.work_anew()
+    if guest.blind:
+        return
+    guest.until("tracked devices", lambda: all(d["tracked"] for d in guest.covered().values()))
+    migration.limit(run.BANDWIDTH)
+    passes = migration.passes
+    guest.until("next pass", lambda: migration.over() or migration.passes > passes)
+    if migration.status != "active":
+        _expect_failed(guest, A_WHILE, NO_DRIVER)
+        _migrate_anew(guest)
+
+
+def _without_module(config: VmConfig) -> VmConfig:
+    return replace(
+        config, load_module=False, plugin_options=f"{config.plugin_options}{ALL_DIRTY}"
+    )
+
+
+def _expect_early(guest: MovingGuest) -> None:
+    """The module was too late for all drivers, and says so."""
+    for device in guest.covered().values():
+        expect(not device["tracked"], f"tracked, and the driver came first: {device}")
+        early = "driver bound before the layer came" in device["why"]
+        expect(early, f"untracked for another reason: {device}")
+
+
+def _load_module(guest: MovingGuest) -> None:
+    guest.order("load_module pvdirty.ko")
+    if guest.blind:
+        return
+    _expect_early(guest)
+    guest.all_dirty = True
+
+
+def _bind_anew(guest: MovingGuest) -> None:
+    guest.order(f"{IDLE}; {UNBIND}; {BIND}")
+    guest.work_anew()
+    _expect_tracked(guest)
+
+
+# ---- suspend ----
+
+
+def _with_suspend(config: VmConfig) -> VmConfig:
+    return replace(config, more=(*config.more, "-global", "ICH9-LPC.disable_s3=0"))
+
+
+def _suspend(guest: MovingGuest) -> None:
+    """To RAM (S3), and back. QEMU resets all devices when it wakes the guest up."""
+    before = len(guest.source.serial)
+    _under_way(guest).limit(HOLD)
+    guest.source.order("echo mem >/sys/power/state && echo PVDIRTY awake")
+    guest.until("sleep", lambda: guest.source.call("query-status")["status"] == "suspended")
+    guest.source.call("system_wakeup")
+    guest.until("end of the sleep", lambda: "PVDIRTY awake" in guest.source.serial[before:])
+    if not guest.blind:
+        _expect_failed(guest, "the port was reset, or the guest left it")
+        _migrate_anew(guest)
+
+
+# ---- balloon ----
+
+
+def _with_balloon(config: VmConfig) -> VmConfig:
+    """The kernel does not clear what it allocates, or the balloon's pages would be written anew."""
+    options = f"{config.kernel_options} init_on_alloc=0"
+    return replace(config, more=(*config.more, *ballooned.DEVICE), kernel_options=options)
+
+
+def _expect_balloon(guest: MovingGuest) -> None:
+    """What the balloon will take was used before, and is not zero."""
+    guest.order(f"load_modules balloon; yes | head -c {2 * BALLOON_BYTES} >/full; rm /full")
+    guest.excuse = Discards(guest.source).excuse
+
+
+def _balloon(guest: MovingGuest) -> None:
+    """It inflates, deflates, and inflates again, while the devices work on."""
+    all_of_it = guest.config.memory_bytes
+    for left in (all_of_it - BALLOON_BYTES, all_of_it, all_of_it - BALLOON_BYTES // 2):
+        guest.source.call("balloon", value=left)
+        guest.until(
+            "size of the balloon",
+            lambda left=left: guest.source.call("query-balloon")["actual"] == left,
+        )
 
 
 # ---- the events ----
@@ -103,31 +274,44 @@ EVENTS: dict[str, Event] = {
     "unplug": Event(
         "the NIC is unplugged, as the migration was told", _unplug, partial(_hold_for, kind=NET)
     ),
+    "held-open": Event(
+        "an NVMe disk is unplugged, and a process has it open", _unplug, _hold_open, _with_nvme
+    ),
+    "unbind": Event("the drivers go, and come back later", _unbind),
+    "rebind": Event("the drivers go, and come back at once", _rebind),
+    "late-module": Event(
+        "the module comes when the drivers are there", _load_module, config=_without_module
+    ),
+    "suspend": Event("the guest sleeps, and is woken up", _suspend, config=_with_suspend),
+    "balloon": Event("memory is taken, and given back", _balloon, _expect_balloon, _with_balloon),
 }
 
 
 def through(guest: MovingGuest, event: Event) -> dict[str, Any]:
     """One migration with an event in its middle; it is judged. QEMU's last word on it."""
+    info = move_through(guest, event)
+    guest.judge()
+    return info
+
+
+def move_through(guest: MovingGuest, event: Event) -> dict[str, Any]:
+    """Likewise, and not judged yet."""
     event.prepare(guest)
     guest.receive()
     migration = guest.migration(may_end=lambda _: False)
     _pass(migration, PASSES)
     event(guest)
-    assert guest.under_way
     if guest.under_way is migration:
-        _pass(migration, 1)
+        migration.limit(run.BANDWIDTH)
+        _pass(migration, migration.passes + 1)
         for _ in range(REPORTS):
             guest.wait_for_work()
         migration.release()
-    info = guest.under_way.run()
-    guest.judge()
-    return info
+    return _under_way(guest).run()
 
 
 def _pass(migration: Migration, passes: int) -> None:
-    """Lets more passes end; then it does not converge, and devices write what was sent."""
-    passes += migration.passes
-    migration.limit(run.BANDWIDTH)
+    """Lets so many passes begin; then it does not converge, and devices write what was sent."""
     while not migration.over() and migration.passes < passes:
         time.sleep(0.02)
     migration.limit(CRAWL)
@@ -142,13 +326,105 @@ def move(event: Event, mode: str, base: VmConfig = BASE) -> None:
     expect_nothing_left(os.getpid())
 
 
-_OTHER_KERNEL = replace(BASE, kernel="6.12")
+# ---- more than an event ----
+
+
+def held_open(base: VmConfig) -> None:
+    """The shadow doorbells are in flight until the last process closes the disk.
+
+    They are all that is left: the device that wrote them is the only one that there was.
+    """
+    with moving("log", EVENTS["held-open"].config(replace(base, drivers=()))) as guest:
+        through(guest, EVENTS["held-open"])
+        expect(guest.source.port(PORTS[0], "pages-in-flight") > 0, "nothing is left in flight")
+        guest.go_on()
+        guest.order(f"grep -q ' gone mappings=[1-9]' {DEVICES} && echo PVDIRTY held")
+        expect("PVDIRTY held" in guest.source.serial, "the guest itself knows of none")
+        # The workload was started with it, too.
+        guest.order(f"{IDLE}; exec 4<&-; while grep -q ' gone ' {DEVICES}; do usleep 100000; done")
+    expect_nothing_left(os.getpid())
+
+
+def held_open_uncounted() -> None:
+    """The control: what is in flight at the end and not sent, that is lost."""
+    base = replace(BASE, drivers=(), port_options=",x-test-drop-in-flight=on")
+    with moving("log", EVENTS["held-open"].config(base)) as guest:
+        move_through(guest, EVENTS["held-open"])
+        found = guest.compare()
+        expect(found["pages_lost"] > 0, "nothing is lost: the judge proves nothing")
+        expect(found["x-oracle-uncovered"] > 0, "and the oracle has not seen it")
+    expect_nothing_left(os.getpid())
+
+
+def hotplug(base: VmConfig) -> None:
+    """A device that the guest has not found yet keeps a migration from starting."""
+    with moving("log", replace(base, drivers=("virtio-blk",))) as guest:
+        new = {"driver": "e1000e", "id": "new0", "bus": PORTS[0], "romfile": ""}
+        guest.source.call("stop")
+        guest.source.call("device_add", **new)
+        _expect_refused(guest, "new0 (below rp0)", "migrate", uri="unix:nowhere")
+        guest.source.call("cont")
+        guest.order("load_modules e1000e")
+        properties = ",".join(f"{name}={value}" for name, value in new.items())
+        more = ("-device", properties.removeprefix("driver="))
+        guest.config = replace(guest.config, more=(*guest.config.more, *more))
+        _expect_tracked(guest)
+        through(guest, EVENTS["plug"])
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def late_module(base: VmConfig) -> None:
+    """No migration starts, and the reason names the device, until the drivers are bound anew."""
+    with moving("log", replace(base, load_module=False)) as guest:
+        untracked = "(below rp0): the guest has not registered the port"
+        _expect_refused(guest, untracked, "migrate", uri="unix:nowhere")
+        guest.order("load_module pvdirty.ko")
+        _expect_early(guest)
+        early = "nic0 (below rp0): driver bound before the layer came"
+        _expect_refused(guest, early, "migrate", uri="unix:nowhere")
+        _bind_anew(guest)
+        plain(guest)
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
+def rebind_tracked() -> None:
+    """The e1000e's driver says all it maps: gone and back at once, it was tracked all the time."""
+    with moving("log", replace(BASE, drivers=("e1000e",))) as guest:
+        for _ in range(TRIES):
+            guest.receive()
+            migration = guest.migration(may_end=lambda _: False)
+            _pass(migration, PASSES)
+            _rebind(guest)
+            through_it = guest.under_way is migration
+            _under_way(guest).release()
+            _under_way(guest).run()
+            guest.judge()
+            if through_it:
+                break
+            guest.go_on()
+        expect(through_it, f"no migration of {TRIES} went on")
+    expect_nothing_left(os.getpid())
+
+
+_MODES = (
+    ("", "log", BASE),
+    ("-blind", "off", BASE),
+    ("-6.12", "log", replace(BASE, kernel="6.12")),
+)
 CASES: dict[str, Callable[[], None]] = {
     f"mid-{name}{suffix}": partial(move, event, mode, base)
     for name, event in EVENTS.items()
-    for suffix, mode, base in (
-        ("", "log", BASE),
-        ("-blind", "off", BASE),
-        ("-6.12", "log", _OTHER_KERNEL),
-    )
+    for suffix, mode, base in _MODES
+} | {
+    "mid-rebind-e1000e": rebind_tracked,
+    "mid-held-open-uncounted": held_open_uncounted,
 }
+for _suffix, _mode, _base in _MODES:
+    if _mode == "log":
+        CASES |= {
+            f"mid-held-open{_suffix}": partial(held_open, _base),
+            f"mid-hotplug{_suffix}": partial(hotplug, _base),
+            f"mid-refused-module{_suffix}": partial(late_module, _base),
+        }

@@ -16,6 +16,7 @@ from .devices import DRIVERS
 
 # Lists of modules for tests that load them themselves.
 EXTRA = {
+    "balloon": ("virtio_pci", "virtio_balloon"),
     "button": ("evdev", "button"),  # to press the power button
     "uio": ("uio_pci_generic",),
     "vfio": ("vfio_pci",),
