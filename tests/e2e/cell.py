@@ -69,6 +69,8 @@ class Cell:
                 return "an event needs a plain course of the migration"
             if self["topology"] != TWO_PORTS or self["memory"] != "256M":
                 return "events are for small guests with a NIC and a disk that are covered"
+            if self["event"] == "held-open" and driver.kind == DISK:
+                return "held-open brings its own disk"
         if self["memory"] == "6G" and self["feature"] in ("there-and-back", "by-file"):
             return f"{self['feature']} with 6 GiB takes minutes"
         return ""
