@@ -39,18 +39,24 @@ class Command:
     def __init__(self, directory: Path, to: str, policy: str, *more: str) -> None:
         self._scratch = directory / "scratch"
         self._scratch.mkdir(exist_ok=True)
+        self._log = directory / "command.log"
         argv = [str(CLI), "migrate", "--from", operator("source"), "--to", to]
         argv += ["--policy", policy, "--json", *more]
-        self.process = subprocess.Popen(
-            argv,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(self._scratch)},
-            preexec_fn=die_with_parent(),
-        )
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                argv,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"TMPDIR": str(self._scratch)},
+                preexec_fn=die_with_parent(),
+            )
+
+    def said(self) -> str:
+        """Its progress, and its errors."""
+        return self._log.read_text(errors="replace")
 
     def end(self, timeout: float, tick: Callable[[], None] = lambda: None) -> Ended:
         """Waits for it; it must leave nothing. What it says is shown."""
@@ -58,13 +64,14 @@ class Command:
         while self.process.poll() is None:
             if time.monotonic() > deadline:
                 self.process.kill()
-                said = self.process.communicate()[1].strip()
+                self.process.communicate()
                 raise HarnessError(
-                    f"pvdirty migrate does not end in {timeout:.0f} s: {said}", EXIT_TIMEOUT
+                    f"pvdirty migrate does not end in {timeout:.0f} s: {self.said().strip()}",
+                    EXIT_TIMEOUT,
                 )
             tick()
             time.sleep(0.05)
-        out, err = self.process.communicate()
+        out, err = self.process.communicate()[0], self.said()
         print(f"pvdirty migrate -> {self.process.returncode}\n{err}{out}", flush=True)
         left = list(self._scratch.iterdir())
         if left:
