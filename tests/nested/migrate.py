@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import inner
-from inner import Pair, Setup, Wrong, ask, expect, pair
+from inner import Pair, Setup, ask, expect, pair
 
 from harness import report
 from harness.base import EXIT_FAILED, HarnessError
@@ -103,12 +103,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dirty-ring", type=int, default=0, metavar="ENTRIES")
     parser.add_argument("--shim", default="", metavar="WORD", help="see kvm-shim.c")
     parser.add_argument("--repeat", type=int, default=1, metavar="N")
+    parser.add_argument("--quiet", action="store_true", help="show progress alone")
     return parser.parse_args()
 
 
 def main() -> int:
     """All of them, one after the other. Results go to runs.json as ./demo writes them."""
     options = arguments()
+    if options.quiet:
+        sys.stdout = (inner.RESULTS / "migrate.log").open("w")
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     code = 0

@@ -5,8 +5,9 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from harness import report, rundir
+from harness import real, report, rundir
 from harness.base import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -23,6 +24,7 @@ from harness.provision import KERNELS, provision
 from harness.run import MODES, Outcome, RunResult, run
 from harness.vm import VmConfig
 
+ACCEL, QEMU = "tcg", "qemu-system-x86_64"
 BOTH = "e1000e+virtio-blk"
 MIGRATABLE = (*(name for name, driver in DRIVERS.items() if driver.migratable), BOTH)
 MIN_MEMORY = 256 << 20
@@ -79,23 +81,48 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--driver", choices=MIGRATABLE, default=BOTH, help=f"default: {BOTH}")
+    parser.add_argument(
+        "--real",
+        action="store_true",
+        help="real KVM, and real VFIO devices that are unplugged just before the end, inside a VM",
+    )
+    parser.add_argument(
+        "--driver",
+        choices=dict.fromkeys((*MIGRATABLE, *real.DRIVERS)),
+        help=f"default: {BOTH}; with --real one of {', '.join(real.DRIVERS)}, default: nvme",
+    )
     parser.add_argument("--kernel", choices=sorted(KERNELS), default="6.1", help="default: 6.1")
-    parser.add_argument("--memory", type=memory, default="512M", metavar="SIZE", help="512M, 6G")
+    parser.add_argument(
+        "--memory", type=memory, metavar="SIZE", help="512M, 6G; default: 512M, with --real 256M"
+    )
     parser.add_argument(
         "--mode", type=modes, action="extend", metavar="MODE,...", help="default: all four"
     )
     parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="all of it N times")
-    parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg", help="default: tcg")
-    parser.add_argument("--smp", type=positive, default=2, metavar="N", help="vCPUs, default: 2")
+    parser.add_argument("--accel", choices=("tcg", "kvm"), default=ACCEL, help="default: tcg")
     parser.add_argument(
-        "--qemu", default="qemu-system-x86_64", metavar="PATH", help="the QEMU to run"
+        "--smp", type=positive, metavar="N", help="vCPUs, default: 2, with --real 1"
+    )
+    parser.add_argument(
+        "--qemu", default=QEMU, metavar="PATH", help="the QEMU to run"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument(
         "--keep-logs", action="store_true", help="keep logs of good runs too, in build/log/runs"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    drivers = real.DRIVERS if options.real else MIGRATABLE
+    options.driver = options.driver or ("nvme" if options.real else BOTH)
+    if options.driver not in drivers:
+        parser.error(
+            f"argument --driver: '{options.driver}' is not for this: choose from "
+            f"{', '.join(drivers)}"
+        )
+    if options.real and (options.accel, options.qemu) != (ACCEL, QEMU):
+        parser.error("argument --real: it has its own --accel and --qemu")
+    options.memory = options.memory or memory("256M" if options.real else "512M")
+    options.smp = options.smp or (1 if options.real else 2)
+    return options
 
 
 def one_run(options: argparse.Namespace, mode: str, title: str) -> Outcome:
@@ -154,13 +181,40 @@ def all_runs(options: argparse.Namespace) -> int:
                     failures += [f"{mode}: {message}" for message in outcome.messages]
                     code = EXIT_FAILED
     finally:
-        if options.json:
-            report.write_json(options.json, results, failures)
-        if results:
-            print(report.settings(results[0]))
-            print(report.table(results), flush=True)
-        for sentence in failures:
-            say(f"demo: {sentence}")
+        show(options, [r.as_json() for r in results], failures, report.COLUMNS, report.NOTES)
+    return code
+
+
+def show(
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    failures: list[str],
+    columns: report.Columns,
+    notes: dict[str, str],
+) -> None:
+    """The table, the JSON file, and what went wrong."""
+    if options.json:
+        report.write_json(options.json, rows, failures)
+    if rows:
+        print(report.settings(rows[0]))
+        print(report.table(rows, columns, notes), flush=True)
+    for sentence in failures:
+        say(f"demo: {sentence}")
+
+
+def real_runs(options: argparse.Namespace) -> int:
+    """The same with real KVM and VFIO."""
+    wanted = real.Real(
+        modes=[m for m in MODES if not options.mode or m in options.mode],
+        driver=options.driver,
+        kernel=options.kernel,
+        memory_bytes=options.memory,
+        cpus=options.smp,
+        repeat=options.repeat,
+        keep_logs=options.keep_logs,
+    )
+    rows, failures, code = real.run_all(wanted)
+    show(options, rows, failures, real.COLUMNS, real.NOTES)
     return code
 
 
@@ -169,6 +223,9 @@ def main() -> int:
     options = arguments()
     interrupt_on_signals()
     try:
+        if options.real:
+            provision(sorted({options.kernel, real.OUTER_KERNEL}), tests=False)
+            return real_runs(options)
         provision([options.kernel], tests=False)
         return all_runs(options)
     except HarnessError as error:

@@ -2,15 +2,18 @@
 """What runs mean: the rules they must meet, the table, the JSON file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .run import Outcome, RunResult
+from .run import Outcome
 
 # A log run may not win by sending everything.
 LAST_PASS_SHARE = 4  # less than 1/4 of RAM
 OVERMARKED_SHARE = 20  # at most 1/20 of the marked pages
 
-_COLUMNS = (
+Columns = tuple[tuple[str, str], ...]  # title, key
+COLUMNS: Columns = (
     ("run", "mode"),
     ("pages", "pages_total"),
     ("written", "pages_dma_written"),
@@ -24,7 +27,7 @@ _COLUMNS = (
     ("downtime", "downtime_ms"),
     ("LOST", "pages_lost"),
 )
-_NOTES = {
+NOTES = {
     "clean": "no covered device: judge and QEMU are sound",
     "off": "control: no module, and the host told to be blind",
     "touch": "2015's mechanism, host blind: in-flight and coherent pages stay unseen",
@@ -76,34 +79,40 @@ def judge(outcome: Outcome) -> list[str]:
     return broken
 
 
-def table(results: list[RunResult]) -> str:
-    """The rows, aligned, and what each mode is."""
-    if not results:
-        return ""
-    rows = [[title for title, _ in _COLUMNS]]
-    for result in results:
-        values = result.as_json()
-        units = [" ms" if key.endswith("_ms") else "" for _, key in _COLUMNS]
-        rows.append([f"{values[c[1]]}{unit}" for c, unit in zip(_COLUMNS, units, strict=True)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+def aligned(rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A table: the first row has its titles; a note stands behind each of the others."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for number, row in enumerate(rows):
+    for row, note in zip(rows, ("", *notes), strict=True):
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        note = "" if number == 0 else "   " + _NOTES[results[number - 1].mode]
-        lines.append("  ".join(cells) + note)
+        lines.append("  ".join(cells) + (f"   {note}" if note else ""))
     return "\n".join(lines)
 
 
-def settings(result: RunResult) -> str:
+def _cell(key: str, value: object) -> str:
+    unit = " ms" if key.endswith("_ms") else ""
+    return "-" if value is None else f"{value}{unit}"
+
+
+def table(results: list[dict[str, Any]], columns: Columns, notes: dict[str, str]) -> str:
+    """The rows, as they are in the JSON file, aligned, and what each mode is."""
+    if not results:
+        return ""
+    rows = [[title for title, _ in columns]]
+    rows += [[_cell(key, result[key]) for _, key in columns] for result in results]
+    return aligned(rows, [notes[result["mode"]] for result in results])
+
+
+def settings(result: dict[str, Any]) -> str:
     """One line over the table."""
     return (
-        f"driver {result.driver}, kernel {result.kernel}, "
-        f"{result.memory_bytes >> 20} MiB; counts are pages of 4 KiB"
+        f"driver {result['driver']}, kernel {result['kernel']}, "
+        f"{result['memory_bytes'] >> 20} MiB; counts are pages of 4 KiB"
     )
 
 
-def write_json(path: Path, results: list[RunResult], failures: list[str]) -> None:
+def write_json(path: Path, results: list[dict[str, Any]], failures: list[str]) -> None:
     """{"runs": [...], "failures": [sentence...]}"""
-    data = {"runs": [r.as_json() for r in results], "failures": failures}
+    data = {"runs": results, "failures": failures}
     path.write_text(json.dumps(data, indent=2) + "\n")

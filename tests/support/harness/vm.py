@@ -76,7 +76,8 @@ class VmConfig:
             f"demo.drivers={','.join(self.drivers)}",
             f"demo.control={int(self.control)} {self.kernel_options}",
         ]
-        # kvmclock's page is written by KVM itself, past any dirty log.
+        # With kvmclock a destination's KVM writes the wall clock anew while the state is loaded, so
+        # that one page differs (tests/nested/pvclock.py).
         cpu = "host,-kvmclock" if self.accel == "kvm" else "qemu64"
         argv = [self.qemu]
         for plugin in self.plugins:
