@@ -12,9 +12,11 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "e2e"))
 
-from support import BUILD, expect, main  # noqa: E402
+from runs import KEYS as DEMO_KEYS  # noqa: E402
+from support import BUILD, demo, expect, main  # noqa: E402
 
 from harness.base import die_with_parent  # noqa: E402
+from harness.run import MODES  # noqa: E402
 
 HERE = Path(__file__).parent
 RUN = HERE / "run"
@@ -88,6 +90,11 @@ def _of(*args: str, **kwargs: str) -> Callable[[], None]:
     return lambda: _migrations(*args, **kwargs)
 
 
+def _no_rows(name: str) -> None:
+    """A script that judges for itself."""
+    expect(_script("nvme", name) == {}, "it has left rows, too")
+
+
 def ten() -> None:
     """Ten times in a row, each with its control."""
     args = ["--mode", "log,off", "--repeat", "10"]
@@ -98,7 +105,26 @@ def ten() -> None:
     expect(len(lost["off"]) == 10 and all(lost["off"]), "a control lost nothing")
 
 
+def demo_real() -> None:
+    """What ./demo --real shows and writes."""
+    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+        path = Path(scratch, "runs.json")
+        ended = demo("--real", "--json", str(path), timeout=850)
+        expect(ended.code == 0, f"exit code {ended.code}: {ended.error_lines}")
+        data = json.loads(path.read_text())
+    expect(data["failures"] == [], f"failures: {data['failures']}")
+    expect([r["mode"] for r in data["runs"]] == list(MODES), "modes")
+    for row in data["runs"]:
+        expect(list(row) == [*DEMO_KEYS, "unplugged_ms"], f"keys: {list(row)}")
+        expect(f"\n{row['mode']} " in ended.out, f"no row {row['mode']} in the table")
+        lost = row["pages_lost"]
+        expect((lost > 0) == (row["mode"] == "off"), f"{row['mode']}: {lost} pages lost")
+        expect((row["unplugged_ms"] is None) == (row["mode"] == "clean"), f"unplugged: {row}")
+
+
 BOTH = "nvme+e1000e"
+RING = ("--dirty-ring", "4096")
+NO_PROTECT = ("--shim", "no-manual-protect")
 
 CASES = {
     "runner": runner,
@@ -111,7 +137,12 @@ CASES = {
     "native-hotplug": _of("--native", "--smp", "2", drivers=BOTH),
     "clean-and-touch": _of(modes="clean,touch"),
     "guest-6.12": _of("--kernel", "6.12", modes="log,off"),
-    "held": lambda: expect(_script("nvme", "held.py") == {}, "results of what has none"),
+    "dirty-ring": _of(*RING, modes="log,off,touch"),
+    "no-manual-protect": _of(*NO_PROTECT, modes="log,off,touch"),
+    "pvclock": lambda: _no_rows("pvclock.py"),
+    "measure": lambda: _no_rows("measure.py"),
+    "demo-real": demo_real,
+    "held": lambda: _no_rows("held.py"),
     "ten": ten,
 }
 
