@@ -28,7 +28,9 @@ WRITES = 20  # of edu, before anything is judged
 UIO = "/sys/bus/pci/drivers/uio_pci_generic"
 FIND_EDU = "D=$(dirname $(grep -l 0x11e8 /sys/bus/pci/devices/*/device))"
 # A new log: the old one never forgets what it missed.
-RENEW = "until rmmod pvdirty 2>/dev/null; do usleep 100000; done; load_module pvdirty.ko"
+UNLOAD = "until rmmod pvdirty 2>/dev/null; do usleep 100000; done"
+LOAD = "load_module pvdirty.ko"
+RENEW = f"{UNLOAD}; {LOAD}"
 
 
 EDU = ("-device", f"edu,id=edu0,bus={PORTS[0]},dma_mask={2**64 - 1}")
@@ -72,6 +74,7 @@ USER = "driven from user space"
 USER_LOG = ("NOT tracked: driven from user space",)
 
 OWN = module("own")
+QUIET_CHILD = module("quiet-auxiliary")
 IDLE_DOMAIN = module("idle-domain")
 PROGRAM = Way(
     "uio_pci_generic",
@@ -89,6 +92,13 @@ AUXILIARY_OPS = replace(AUXILIARY, name="auxiliary-ops", begin=f"{INSERT} how=au
 OWN_OPS = replace(
     module("own-ops", "uses DMA operations of its own", ("NOT tracked: has other DMA operations",)),
     debugfs="has other DMA operations",
+)
+# The driver and its child were there before the module.
+EARLY = replace(
+    module("early", "driver bound before the layer came"),
+    log=("NOT tracked: its driver was bound before pvdirty came",),
+    begin=f"{UNLOAD}; {INSERT} how=auxiliary; {LOAD}",
+    debugfs="its driver was bound before pvdirty came",
 )
 WRITING = (AUXILIARY, PROGRAM, PLATFORM, DOMAIN, AUXILIARY_OPS, OWN_OPS)
 HOLES = (*WRITING, OTHER_UIO)
@@ -167,7 +177,7 @@ def guest_with_edu(
 def refused(kernel: str) -> None:
     """No migration starts, and it is said why; where the guest tracks all, one loses nothing."""
     with guest_with_edu("refused", kernel) as guest:
-        for way in (OWN, IDLE_DOMAIN):
+        for way in (QUIET_CHILD, IDLE_DOMAIN):
             begin(guest, way)
             guest.start()
             guest.complete_equal()
@@ -179,6 +189,13 @@ def refused(kernel: str) -> None:
             expect_said(guest, way)
             guest.order(way.end)
             guest.order(RENEW)
+        begin(guest, EARLY)
+        expect_said(guest, EARLY)
+        guest.order(EARLY.end)
+        # That log has missed nothing of a tracked device: no new one is needed.
+        begin(guest, OWN)
+        guest.until("tracked device", lambda: guest.vm.port(PORTS[0], "complete"), 10)
+        guest.order(OWN.end)
 
 
 def blind(kernel: str, *ways: Way, **more: Any) -> None:

@@ -18,7 +18,7 @@
 
 static char *how = "own";
 module_param(how, charp, 0444);
-MODULE_PARM_DESC(how, "own: maps with the PCI function; auxiliary, platform: with a child; own-ops, auxiliary-ops: likewise, by operations of this driver; uio: leaves it to user space, and writes nothing; domain, idle-domain: makes a PCI domain with a function that is a bus master, and writes where nobody mapped anything, or one that is none, and maps with its own");
+MODULE_PARM_DESC(how, "own: maps with the PCI function; quiet-auxiliary: likewise, and makes a child; auxiliary, platform: maps with a child; own-ops, auxiliary-ops: likewise, by operations of this driver; uio: leaves it to user space, and writes nothing; domain, idle-domain: makes a PCI domain with a function that is a bus master, and writes where nobody mapped anything, or one that is none, and maps with its own");
 
 static unsigned long writes;
 module_param(writes, ulong, 0444);
@@ -48,6 +48,7 @@ struct edu {
 
 	const struct dma_map_ops *replaced; /* of the mapper */
 	struct auxiliary_device auxdev;
+	bool added; /* the auxiliary device */
 	struct platform_device *platform;
 	struct uio_info uio;
 	struct pci_sysdata sysdata;
@@ -195,8 +196,8 @@ static int make_auxiliary(struct edu *edu)
 		auxiliary_device_uninit(auxdev);
 		return ret;
 	}
-	edu->mapper = &auxdev->dev;
-	return dma_coerce_mask_and_coherent(edu->mapper, DMA_BIT_MASK(64));
+	edu->added = true;
+	return dma_coerce_mask_and_coherent(&auxdev->dev, DMA_BIT_MASK(64));
 }
 
 static int make_platform(struct edu *edu)
@@ -285,7 +286,7 @@ static int begin(struct edu *edu)
 
 	if (!strcmp(how, "uio"))
 		return make_uio(edu);
-	if (!strcmp(how, "auxiliary") || !strcmp(how, "auxiliary-ops"))
+	if (strstr(how, "auxiliary"))
 		ret = make_auxiliary(edu);
 	else if (!strcmp(how, "platform"))
 		ret = make_platform(edu);
@@ -295,6 +296,8 @@ static int begin(struct edu *edu)
 		ret = make_domain(edu, 0);
 	else if (strcmp(how, "own") && strcmp(how, "own-ops"))
 		ret = -EINVAL;
+	if (!strncmp(how, "auxiliary", strlen("auxiliary")))
+		edu->mapper = &edu->auxdev.dev;
 	if (!ret && strstr(how, "-ops"))
 		take_own_ops(edu);
 	return ret ?: start(edu);
@@ -313,7 +316,7 @@ static void end(struct edu *edu)
 		uio_unregister_device(&edu->uio);
 	if (!IS_ERR_OR_NULL(edu->platform))
 		platform_device_unregister(edu->platform);
-	if (edu->mapper == &edu->auxdev.dev) {
+	if (edu->added) {
 		auxiliary_device_delete(&edu->auxdev);
 		auxiliary_device_uninit(&edu->auxdev);
 	}
