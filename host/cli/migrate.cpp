@@ -220,7 +220,10 @@ private:
         }
         if (!unplug_.all_gone() && pacer_->now() >= asked_at_ + options_->timeout) {
             return fail(exit_timeout,
-                        fmt::format("the guest does not let go of {} within {:.0f} s",
+                        fmt::format("the {} of {} within {:.0f} s",
+                                    unplug_.guest_let_go()
+                                        ? "guest has let go, but QEMU sees no end"
+                                        : "guest does not let go",
                                     unplug_.remaining(),
                                     std::chrono::duration<double>(options_->timeout).count()));
         }

@@ -42,6 +42,12 @@ bool Unplug::all_gone() const noexcept {
     return all(State::gone);
 }
 
+bool Unplug::guest_let_go() const noexcept {
+    return !all_gone() && std::none_of(entries_.begin(), entries_.end(), [](const Entry& entry) {
+        return entry.state == State::plugged;
+    });
+}
+
 std::string Unplug::remaining() const {
     std::vector<std::string> ids;
     for (const Entry& entry : entries_) {

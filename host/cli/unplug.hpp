@@ -24,6 +24,8 @@ public:
     [[nodiscard]] bool asked() const noexcept { return asked_; }
     /** By the last look(). */
     [[nodiscard]] bool all_gone() const noexcept;
+    /** By the last look(): the guest has none of them, and QEMU has some still. */
+    [[nodiscard]] bool guest_let_go() const noexcept;
     /** Which are not gone, by the last look(): "nic0, disk0". */
     [[nodiscard]] std::string remaining() const;
     /** When all were seen in the guest last, if one has left: not later than it did. */

@@ -8,9 +8,12 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from features import SMALL
+from moving import moving
 from played import command_line
 from support import expect, expect_nothing_left
 
@@ -83,13 +86,6 @@ def unplug() -> None:
     expect(ended.report["pages_marked"] > 0, "the device had nothing to do with the migration")
 
 
-def unplug_first() -> None:
-    """The practice to compare with: it leaves before the first page."""
-    ended = _unplugged("--unplug-first")
-    away, all_of_it = ended.report["unplugged_ms"], ended.report["total_ms"]
-    expect(away >= all_of_it, f"without a device for {away} ms of {all_of_it} ms only")
-
-
 @contextlib.contextmanager
 def _stopped_guest(policy: str) -> Iterator[tuple[Path, Vm]]:
     """A VM whose guest never does anything, and a destination that waits for orders."""
@@ -154,8 +150,44 @@ def stubborn() -> None:
         _expect_intact(source)
 
 
+def plug_back() -> None:
+    """A guest lets go of an xHCI, which QEMU never ends: it gets it again, with its disk."""
+    monitor = ("-qmp", f"unix:{operator('source')},server=on,wait=off")
+    base = replace(SMALL, drivers=("xhci",), control=True, disk_writes=False, more=monitor)
+    with moving("log", base) as guest:
+        options = ["--bandwidth", BANDWIDTH, "--timeout", "20"]
+        ended = Command(guest.directory, "exec:cat >/dev/null", "unplug", *options).end()
+        expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a device that does not end")
+        words = "the guest has let go, but QEMU sees no end of disk0"
+        expect(words in ended.report["message"], f"another reason: {ended.report['message']}")
+        expect(ended.report["plugged_back"] == ["disk0"], "not plugged in again")
+        expect(ended.report["status"] == "cancelled", "the migration was not cancelled")
+        guest.order("killall load; wait; echo PVDIRTY init again")
+        guest.until("tracked device", lambda: bool(guest.covered()["disk0"]["tracked"]))
+        guest.order("start_load")
+        guest.wait_for_work()
+        guest.expect_sound()
+    expect_nothing_left(os.getpid())
+
+
+def practices() -> None:
+    """How long the guest is without a device: let go at the end, or before the first page."""
+    rows = {"at the end": _unplugged(), "before the first page": _unplugged("--unplug-first")}
+    print("| the device is unplugged | guest without it, ms | downtime, ms | all in all, ms | sent |")
+    print("|---|---|---|---|---|")
+    for practice, ended in rows.items():
+        report = ended.report
+        times = [report[key] for key in ("unplugged_ms", "downtime_ms", "total_ms")]
+        sent = report["ram_bytes_sent"] >> 20
+        print(f"| {practice} | {' | '.join(map(str, times))} | {sent} MiB |", flush=True)
+    first = rows["before the first page"].report
+    away, all_of_it = first["unplugged_ms"], first["total_ms"]
+    expect(away >= all_of_it, f"without a device for {away} ms of {all_of_it} ms only")
+
+
 CASES = {
     "command-unplug": unplug,
-    "command-unplug-first": unplug_first,
+    "command-plug-back": plug_back,
+    "command-practices": practices,
     "command-stubborn": stubborn,
 }
