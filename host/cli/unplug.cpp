@@ -29,29 +29,33 @@ Unplug::Unplug(const Vm& vm, std::vector<Device> devices) : vm_(&vm) {
         return dot != std::string::npos && addr.compare(dot, 3, ".0\"") != 0;
     });
     for (Device& device : devices) {
-        entries_.push_back({std::move(device), State::plugged, ""});
+        entries_.push_back({std::move(device), true, false, ""});
     }
 }
 
-bool Unplug::all(State state) const noexcept {
+bool Unplug::all_plugged() const noexcept {
     return std::all_of(entries_.begin(), entries_.end(),
-                       [&](const Entry& entry) { return entry.state == state; });
+                       [](const Entry& entry) { return entry.plugged; });
+}
+
+bool Unplug::none_plugged() const noexcept {
+    return std::none_of(entries_.begin(), entries_.end(),
+                        [](const Entry& entry) { return entry.plugged; });
 }
 
 bool Unplug::all_gone() const noexcept {
-    return all(State::gone);
+    return std::all_of(entries_.begin(), entries_.end(),
+                       [](const Entry& entry) { return entry.gone(); });
 }
 
 bool Unplug::guest_let_go() const noexcept {
-    return !all_gone() && std::none_of(entries_.begin(), entries_.end(), [](const Entry& entry) {
-        return entry.state == State::plugged;
-    });
+    return none_plugged() && !all_gone();
 }
 
 std::string Unplug::remaining() const {
     std::vector<std::string> ids;
     for (const Entry& entry : entries_) {
-        if (entry.state != State::gone) {
+        if (!entry.gone()) {
             ids.push_back(entry.device.id);
         }
     }
@@ -82,14 +86,14 @@ MonitorResult<void> Unplug::look(Moment now) {
     }
     for (Entry& entry : entries_) {
         // One that leaves and the one that came in its place may have the same id.
-        entry.state = State::gone;
+        entry.plugged = entry.leaving = false;
         for (const Device& device : *devices) {
-            if (device.id == entry.device.id && entry.state != State::leaving) {
-                entry.state = device.leaving ? State::leaving : State::plugged;
+            if (device.id == entry.device.id) {
+                (device.leaving ? entry.leaving : entry.plugged) = true;
             }
         }
     }
-    if (all(State::plugged)) {
+    if (all_plugged()) {
         all_seen_ = now;
     } else if (!first_left_) {
         first_left_ = all_seen_;
@@ -121,7 +125,7 @@ MonitorResult<void> Unplug::missing() const {
         if (!entry.refusal.empty()) {
             // It may be back, without what was on its bus.
             ids.push_back(fmt::format("{} ({})", entry.device.id, entry.refusal));
-        } else if (entry.state != State::plugged) {
+        } else if (!entry.plugged) {
             ids.push_back(entry.device.id);
         }
     }
@@ -140,10 +144,10 @@ MonitorResult<void> Unplug::put_back(Pacer& pacer) {
     if (auto looked = look(start); !looked) {
         return looked;
     }
-    const Moment settled = all_gone() ? start : start + late;
-    while ((!all(State::plugged) || pacer.now() < settled) && pacer.now() < start + limit) {
+    const Moment settled = none_plugged() ? start : start + late;
+    while ((!all_plugged() || pacer.now() < settled) && pacer.now() < start + limit) {
         for (Entry& entry : entries_) {
-            if (entry.state == State::gone) {
+            if (!entry.plugged) {
                 if (auto tried = plug_in(entry); !tried) {
                     return tried;
                 }

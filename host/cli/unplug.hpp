@@ -45,16 +45,19 @@ public:
     MonitorResult<void> put_back(Pacer& pacer);
 
 private:
-    enum class State { plugged, leaving, gone };
     struct Entry {
         Device device;
-        State state = State::plugged;
-        std::string refusal; // of the last attempt to plug it in again
+        bool plugged = true;
+        bool leaving = false; // also beside the one that came in its place
+        std::string refusal;  // of the last attempt to plug it in again
+
+        [[nodiscard]] bool gone() const noexcept { return !plugged && !leaving; }
     };
 
     MonitorResult<void> plug_in(Entry& entry);
     [[nodiscard]] MonitorResult<void> missing() const;
-    [[nodiscard]] bool all(State state) const noexcept;
+    [[nodiscard]] bool all_plugged() const noexcept;
+    [[nodiscard]] bool none_plugged() const noexcept;
 
     const Vm* vm_;
     std::vector<Entry> entries_;

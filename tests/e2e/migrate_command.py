@@ -156,7 +156,7 @@ def plug_back() -> None:
     base = replace(SMALL, drivers=("xhci",), control=True, disk_writes=False, more=monitor)
     with moving("log", base) as guest:
         options = ["--bandwidth", BANDWIDTH, "--timeout", "20"]
-        ended = Command(guest.directory, "exec:cat >/dev/null", "unplug", *options).end()
+        ended = Command(guest.directory, "exec:cat >/dev/null", "unplug", *options).end(LIMIT_SECONDS)
         expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a device that does not end")
         words = "the guest has let go, but QEMU sees no end of disk0"
         expect(words in ended.report["message"], f"another reason: {ended.report['message']}")

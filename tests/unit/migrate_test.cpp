@@ -140,6 +140,19 @@ TEST_CASE("migrate: a guest that lets go late gets its devices again", "[migrate
     world.check_intact(world.source);
 }
 
+TEST_CASE("migrate: a device that QEMU does not end comes back beside itself", "[migrate]") {
+    World world;
+    world.source.never_ends = true;
+    world.options.timeout = 5000ms;
+    const auto report = world.migrate();
+    CHECK(report.code == exit_timeout);
+    CHECK_THAT(report.message, Contains("the guest has let go, but QEMU sees no end of nic0"));
+    CHECK(report.plugged_back.size() == 2);
+    CHECK(world.source.has("nic0"));
+    CHECK(world.source.has("nvme0"));
+    CHECK(world.source.devices.size() == 4);
+}
+
 TEST_CASE("migrate: what was on a device's bus is plugged in again with it", "[migrate]") {
     World world;
     world.source.lets_go_within = 5000ms;

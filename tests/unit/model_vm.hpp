@@ -38,6 +38,7 @@ public:
     std::map<std::string, std::string> refuses; /**< command: why */
     std::map<std::string, json> parameters{{"max-bandwidth", 1U}, {"downtime-limit", 300U}};
     bool return_path = false;
+    bool never_ends = false;         /**< what the guest has let go of stays an object */
     bool stays_stopped = false;      /**< after a migration that failed */
     std::vector<std::string> called; /**< commands that change something, in order */
     std::vector<json> added;         /**< arguments of device_add */
@@ -77,7 +78,9 @@ public:
 
     [[nodiscard]] bool has(const std::string& id) const {
         return std::any_of(devices.begin(), devices.end(),
-                           [&](const json& device) { return device["id"] == id; });
+                           [&](const json& device) {
+                               return device["id"] == id && device["state"] == "plugged";
+                           });
     }
     [[nodiscard]] int count(const std::string& command) const {
         return static_cast<int>(std::count(called.begin(), called.end(), command));
@@ -130,10 +133,14 @@ private:
                 ++leaving;
                 continue;
             }
-            devices.erase(
-                std::remove_if(devices.begin(), devices.end(),
-                               [&](const json& device) { return device["id"] == leaving->first; }),
-                devices.end());
+            const auto left = std::find_if(devices.begin(), devices.end(), [&](const json& device) {
+                return device["id"] == leaving->first && device["state"] == "plugged";
+            });
+            if (never_ends) {
+                (*left)["state"] = "leaving";
+            } else {
+                devices.erase(left);
+            }
             events_.push_back({"DEVICE_DELETED", {{"device", leaving->first}}});
             leaving = leaving_.erase(leaving);
         }
