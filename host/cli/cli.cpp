@@ -31,7 +31,6 @@ struct CompareOptions {
     std::size_t show = 0;
     std::string json_file;
     bool oracle = false;
-    bool zero_is_free = false;
 };
 
 std::string to_text(const PageRange& range) {
@@ -47,7 +46,7 @@ std::string to_text(const std::vector<std::byte>& bytes) {
     return text;
 }
 
-json to_json(const Comparison& comparison, const CompareOptions& options) {
+json to_json(const Comparison& comparison, bool oracle) {
     json blocks = json::array();
     json ranges = json::array();
     for (const BlockResult& block : comparison.blocks) {
@@ -65,16 +64,13 @@ json to_json(const Comparison& comparison, const CompareOptions& options) {
                 {"pages_lost", comparison.pages_lost()},
                 {"blocks", std::move(blocks)},
                 {"ranges", std::move(ranges)}};
-    if (options.oracle) {
+    if (oracle) {
         all["pages_lost_outside_oracle"] = comparison.pages_lost_outside_oracle();
-    }
-    if (options.zero_is_free) {
-        all["pages_free"] = comparison.pages_free();
     }
     return all;
 }
 
-void print(const Comparison& comparison, const CompareOptions& options, std::FILE* out) {
+void print(const Comparison& comparison, bool oracle, std::FILE* out) {
     for (const BlockResult& block : comparison.blocks) {
         if (!block.problem.empty()) {
             fmt::print(out, "{}: {}\n", block.name, block.problem);
@@ -95,12 +91,9 @@ void print(const Comparison& comparison, const CompareOptions& options, std::FIL
     }
     fmt::print(out, "{} bytes compared, {} of {} pages differ", comparison.bytes_compared(),
                comparison.pages_lost(), comparison.pages_total());
-    if (options.oracle) {
+    if (oracle) {
         fmt::print(out, ", {} of them not written by a covered device",
                    comparison.pages_lost_outside_oracle());
-    }
-    if (options.zero_is_free) {
-        fmt::print(out, ", {} more that were free", comparison.pages_free());
     }
     fmt::print(out, "\n");
 }
@@ -114,14 +107,14 @@ tl::expected<int, std::string> run_compare(const CompareOptions& options, std::F
     if (!b) {
         return tl::unexpected(b.error());
     }
-    const auto comparison = compare(*a, *b, options.show, options.zero_is_free);
+    const auto comparison = compare(*a, *b, options.show);
     if (!comparison) {
         return tl::unexpected(comparison.error());
     }
-    print(*comparison, options, out);
+    print(*comparison, options.oracle, out);
     if (!options.json_file.empty()) {
         std::ofstream stream(options.json_file);
-        stream << to_json(*comparison, options).dump(2) << '\n';
+        stream << to_json(*comparison, options.oracle).dump(2) << '\n';
         stream.close();
         if (!stream) {
             return tl::unexpected(fmt::format("cannot write {}", options.json_file));
@@ -158,9 +151,6 @@ Command add_compare(CLI::App& app) {
     command->add_flag("--oracle", options->oracle,
                       "tell apart pages that A's oracle saw a device write; without an "
                       "oracle in A it saw none");
-    command->add_flag("--zero-is-free", options->zero_is_free,
-                      "a page that is zero in A has lost nothing: for a guest that zeroes what it "
-                      "frees (init_on_free=1) and hints at free pages");
     return {command, [options](std::FILE* out, std::FILE* err) -> int {
                 const auto status = run_compare(*options, out);
                 if (!status) {

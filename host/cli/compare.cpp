@@ -23,10 +23,8 @@ std::uint64_t pages_in(std::uint64_t bytes) noexcept {
 /* Collects what differs in one block. */
 class Findings {
 public:
-    Findings(BlockResult& result, const Oracle& oracle, std::size_t& samples_left,
-             bool zero_is_free)
-        : result_(result), oracle_(oracle), samples_left_(samples_left),
-          zero_is_free_(zero_is_free) {}
+    Findings(BlockResult& result, const Oracle& oracle, std::size_t& samples_left)
+        : result_(result), oracle_(oracle), samples_left_(samples_left) {}
 
     void lost(std::uint64_t page) {
         result_.pages_lost++;
@@ -39,11 +37,6 @@ public:
     }
 
     void differs(std::uint64_t page, std::span<const std::byte> a, std::span<const std::byte> b) {
-        if (zero_is_free_ &&
-            std::all_of(a.begin(), a.end(), [](std::byte x) { return x == std::byte{}; })) {
-            result_.pages_free++;
-            return;
-        }
         lost(page);
         if (samples_left_ == 0) {
             return;
@@ -64,7 +57,6 @@ private:
     BlockResult& result_;
     const Oracle& oracle_;
     std::size_t& samples_left_;
-    bool zero_is_free_;
 };
 
 /* Compares the first size bytes of two files. */
@@ -132,18 +124,14 @@ std::uint64_t Comparison::pages_lost_outside_oracle() const noexcept {
     return sum(blocks, &BlockResult::pages_lost_outside_oracle);
 }
 
-std::uint64_t Comparison::pages_free() const noexcept {
-    return sum(blocks, &BlockResult::pages_free);
-}
-
 bool Comparison::equal() const noexcept {
     return std::all_of(blocks.begin(), blocks.end(), [](const BlockResult& block) {
         return block.pages_lost == 0 && block.problem.empty();
     });
 }
 
-tl::expected<Comparison, std::string> compare(const Dump& a, const Dump& b, std::size_t max_samples,
-                                              bool zero_is_free) {
+tl::expected<Comparison, std::string> compare(const Dump& a, const Dump& b,
+                                              std::size_t max_samples) {
     std::vector<std::string> names;
     for (const Dump* dump : {&a, &b}) {
         for (const Block& block : dump->blocks) {
@@ -171,7 +159,7 @@ tl::expected<Comparison, std::string> compare(const Dump& a, const Dump& b, std:
             result.problem = fmt::format("{} bytes in A, {} in B", my_size, their_size);
         }
 
-        Findings findings(result, a.oracle, max_samples, zero_is_free);
+        Findings findings(result, a.oracle, max_samples);
         if (common != 0) {
             if (auto done = compare_bytes(mine->file, theirs->file, common, findings); !done) {
                 return tl::unexpected(fmt::format("block {}: {}", name, done.error()));

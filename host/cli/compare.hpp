@@ -32,8 +32,7 @@ struct BlockResult {
     std::uint64_t pages_total = 0;
     std::uint64_t pages_lost = 0;
     std::uint64_t pages_lost_outside_oracle = 0;
-    std::uint64_t pages_free = 0;  /**< differ, and were free; see compare() */
-    std::vector<PageRange> ranges; /**< lost pages, ascending */
+    std::vector<PageRange> ranges; /**< pages that differ, ascending */
     std::vector<Sample> samples;
     std::string problem; /**< missing, or another size; "" if neither */
 };
@@ -45,7 +44,6 @@ struct Comparison {
     [[nodiscard]] std::uint64_t pages_total() const noexcept;
     [[nodiscard]] std::uint64_t pages_lost() const noexcept;
     [[nodiscard]] std::uint64_t pages_lost_outside_oracle() const noexcept;
-    [[nodiscard]] std::uint64_t pages_free() const noexcept;
     [[nodiscard]] bool equal() const noexcept;
 };
 
@@ -53,12 +51,10 @@ struct Comparison {
  * Compares every block that is named in either dump. A page that only one of them has is lost.
  * The oracle is that of a.
  * @param max_samples pages of which to keep a sample, over all blocks
- * @param zero_is_free a page that is zero in a was free there, and lost nothing: for a guest that
- *        zeroes what it frees, and tells the hypervisor what is free (virtio-balloon's hints)
  * @returns one line that names the file when one cannot be read
  */
-tl::expected<Comparison, std::string> compare(const Dump& a, const Dump& b, std::size_t max_samples,
-                                              bool zero_is_free = false);
+tl::expected<Comparison, std::string> compare(const Dump& a, const Dump& b,
+                                              std::size_t max_samples);
 
 } // namespace pvdirty::cli
 

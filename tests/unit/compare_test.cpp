@@ -123,29 +123,6 @@ TEST_CASE("compare: without an oracle, nothing was written by a device", "[compa
     CHECK(json::parse(slurp(scratch / "j"))["pages_lost_outside_oracle"] == 1);
 }
 
-TEST_CASE("compare: what is zero in A may have been free, and nothing else", "[compare]") {
-    const Scratch scratch;
-    const fs::path a =
-        dump(scratch / "a", {{"pc.ram", pages(8, '\0') + pages(1, 'a') + pages(1, '\0')}});
-    std::string bytes = pages(4, '\0') + pages(4, 'b') + pages(1, '\0') + pages(1, '\0');
-    const fs::path b = dump(scratch / "b", {{"pc.ram", bytes}});
-    CHECK(run(scratch, {"compare", a, b}).out == "pc.ram: 5 of 10 pages differ: 0x4-0x8\n"
-                                                 "40960 bytes compared, 5 of 10 pages differ\n");
-    const Result result =
-        run(scratch, {"compare", a, b, "--zero-is-free", "--json", scratch / "j"});
-    CHECK(result.code == 1);
-    CHECK(result.out == "pc.ram: 1 of 10 pages differ: 0x8\n"
-                        "40960 bytes compared, 1 of 10 pages differ, 4 more that were free\n");
-    const json all = json::parse(slurp(scratch / "j"));
-    CHECK(all["pages_lost"] == 1);
-    CHECK(all["pages_free"] == 4);
-
-    bytes.replace(8 * 4096, 4096, pages(1, 'a'));
-    const fs::path c = dump(scratch / "c", {{"pc.ram", bytes}});
-    CHECK(run(scratch, {"compare", a, c, "--zero-is-free"}).code == 0);
-    CHECK(run(scratch, {"compare", a, c}).code == 1);
-}
-
 TEST_CASE("compare: blocks that are missing or have another size are lost", "[compare]") {
     const Scratch scratch;
     SECTION("missing in B") {
