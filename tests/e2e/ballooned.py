@@ -14,7 +14,7 @@ is still a page of zeros at the source. One that was written since is not, and m
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,23 @@ class Discards:
     def excuse(self, found: dict[str, Any], dump: Path) -> None:
         """Takes what may differ out of what was found to differ from this dump of the VM."""
         discarded = self.pages()
-        listed = json.loads((dump / "blocks.json").read_text())
-        oracle = listed["oracle"]
-        written = (dump / oracle["file"]).read_bytes()
-        (ram,) = [block for block in listed["blocks"] if block["name"] == oracle["block"]]
-        found["pages_discarded"] = 0
-        with open(f"/proc/{listed['pid']}/fd/{ram['fd']}", "rb", buffering=0) as memory:
-            for page in _pages(found["ranges"], ram["name"]):
-                if page in discarded and not any(os.pread(memory.fileno(), PAGE, page * PAGE)):
-                    found["pages_discarded"] += 1
-                    found["pages_lost"] -= 1
-                    if not written[page // 8] >> page % 8 & 1:
-                        found["pages_lost_outside_oracle"] -= 1
+        excuse_zeros(found, dump, lambda page: page in discarded)
+
+
+def excuse_zeros(found: dict[str, Any], dump: Path, given_up: Callable[[int], bool]) -> None:
+    """Takes pages of zeros that the guest has given up out of what differs from this dump."""
+    listed = json.loads((dump / "blocks.json").read_text())
+    oracle = listed["oracle"]
+    written = (dump / oracle["file"]).read_bytes()
+    (ram,) = [block for block in listed["blocks"] if block["name"] == oracle["block"]]
+    found["pages_given_up"] = 0
+    with open(f"/proc/{listed['pid']}/fd/{ram['fd']}", "rb", buffering=0) as memory:
+        for page in _pages(found["ranges"], ram["name"]):
+            if given_up(page) and not any(os.pread(memory.fileno(), PAGE, page * PAGE)):
+                found["pages_given_up"] += 1
+                found["pages_lost"] -= 1
+                if not written[page // 8] >> page % 8 & 1:
+                    found["pages_lost_outside_oracle"] -= 1
 
 
 def _pages(ranges: list[dict[str, Any]], block: str) -> Iterator[int]:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import ballooned
+import hinted
 from ballooned import Discards
 from features import SMALL, plain
 from moving import CRAWL, Migration, MovingGuest, moving
@@ -30,6 +31,7 @@ HOLD = 64 << 10  # bytes per second: no pass ends
 TRIES = 5
 ALL_DIRTY = ",on-incomplete=all-dirty"
 BALLOON_BYTES = 16 << 20
+HINTED_BYTES = 64 << 20
 # A workload that starts anew expects the disk's first content.
 BASE = replace(SMALL, control=True, disk_writes=False)
 
@@ -268,6 +270,23 @@ def _balloon(guest: MovingGuest) -> None:
         )
 
 
+def _with_hints(config: VmConfig) -> VmConfig:
+    options = f"{config.kernel_options} {hinted.KERNEL_OPTIONS}"
+    return replace(config, more=(*config.more, *hinted.DEVICE), kernel_options=options)
+
+
+def _expect_hints(guest: MovingGuest) -> None:
+    guest.order("load_modules balloon")
+    hinted.excuse_free(guest)
+
+
+def _use_hinted(guest: MovingGuest) -> None:
+    """The guest needs what it has hinted at, and devices write there."""
+    hinted.expect_hinted(guest)
+    guest.order(f"yes | head -c {HINTED_BYTES} >/full; rm /full")
+    guest.work_anew()
+
+
 # ---- the events ----
 
 EVENTS: dict[str, Event] = {
@@ -285,6 +304,9 @@ EVENTS: dict[str, Event] = {
     ),
     "suspend": Event("the guest sleeps, and is woken up", _suspend, config=_with_suspend),
     "balloon": Event("memory is taken, and given back", _balloon, _expect_balloon, _with_balloon),
+    "hints": Event(
+        "free pages are hinted at, and then used", _use_hinted, _expect_hints, _with_hints
+    ),
 }
 
 
