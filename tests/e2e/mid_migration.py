@@ -38,10 +38,6 @@ BASE = replace(SMALL, control=True, disk_writes=False)
 # Lines for the guest. What is below a bridge is below a port.
 COVERED = "/sys/devices/pci0000:00/0000:*/0000:*"
 IDLE = "killall load; wait"
-# QEMU 7.2's e1000e receives no more, with its memory intact, if it migrates between the end of a
-# sleep and the first frame.
-RECEIVED = "/sys/class/net/eth0/statistics/rx_packets"
-RECEIVE = f"n=$(cat {RECEIVED}); while [ $(cat {RECEIVED}) = $n ]; do usleep 100000; done"
 DEVICES = "/sys/kernel/debug/pvdirty/devices"
 UNBIND = f"for d in {COVERED}; do echo ${{d##*/}} >$d/driver/unbind; done"
 BIND = f"for d in {COVERED}; do echo ${{d##*/}} >/sys/bus/pci/drivers_probe; done"
@@ -113,8 +109,6 @@ def _expect_tracked(guest: MovingGuest) -> None:
 
 def _migrate_anew(guest: MovingGuest) -> None:
     _expect_tracked(guest)
-    if guest.config.driver(NET):
-        guest.order(RECEIVE)
     guest.receive()
     guest.migration()
 
@@ -232,7 +226,10 @@ def _with_suspend(config: VmConfig) -> VmConfig:
 
 
 def _suspend(guest: MovingGuest) -> None:
-    """To RAM (S3), and back. QEMU resets all devices when it wakes the guest up."""
+    """To RAM (S3), and back. QEMU resets all devices when it wakes the guest up.
+
+    Not with the e1000e of QEMU 7.2: now and then it receives nothing any more after a sleep.
+    """
     before = len(guest.source.serial)
     _under_way(guest).limit(HOLD)
     guest.source.order("echo mem >/sys/power/state && echo PVDIRTY awake")
