@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ballooned
@@ -25,7 +26,7 @@ from harness.qmp import QmpError
 from harness.vm import PORTS, VmConfig
 
 PASSES = 2
-LITTLE = 64 << 20  # bytes
+LITTLE, VERY_LITTLE = 64 << 20, 4 << 20  # bytes to send
 REPORTS = 2  # of the workload
 HOLD = 64 << 10  # bytes per second: no pass ends
 TRIES = 5
@@ -225,6 +226,18 @@ def _with_suspend(config: VmConfig) -> VmConfig:
     return replace(config, more=(*config.more, "-global", "ICH9-LPC.disable_s3=0"))
 
 
+def _excuse_roms(found: dict[str, Any], _dump: Path) -> None:
+    """QEMU 7.2 puts its ROMs back by a wake-up, and does not count that as dirty (rom_reset()).
+
+    Its firmware asks for them again after a reset, but not after a sleep.
+    """
+    for pages in found["ranges"]:
+        if pages["block"].startswith("/rom@"):
+            count = pages["last"] - pages["first"] + 1
+            found["pages_lost"] -= count
+            found["pages_lost_outside_oracle"] -= count
+
+
 def _suspend(guest: MovingGuest) -> None:
     """To RAM (S3), and back. QEMU resets all devices when it wakes the guest up.
 
@@ -236,7 +249,9 @@ def _suspend(guest: MovingGuest) -> None:
     guest.until("sleep", lambda: guest.source.call("query-status")["status"] == "suspended")
     guest.source.call("system_wakeup")
     guest.until("end of the sleep", lambda: "PVDIRTY awake" in guest.source.serial[before:])
-    if not guest.blind:
+    if guest.blind:
+        guest.excuse = _excuse_roms
+    else:
         _expect_failed(guest, "the port was reset, or the guest left it")
         _migrate_anew(guest)
 
@@ -331,11 +346,15 @@ def move_through(guest: MovingGuest, event: Event) -> dict[str, Any]:
 
 
 def _pass(migration: Migration, passes: int) -> None:
-    """Lets so many passes begin; then it does not converge, and devices write what was sent."""
+    """Lets so many passes begin; then it does not converge, and devices write what was sent.
+
+    It slows down before a pass ends: the few pages that are dirtied meanwhile would be sent in no
+    time, and that would be the end.
+    """
     while not migration.over() and migration.passes < passes:
-        # Or what is dirtied while so little is sent is sent in no time, and that is the end.
-        if migration.info.get("ram", {}).get("remaining", LITTLE) < LITTLE:
-            migration.limit(run.BANDWIDTH)
+        left = migration.info.get("ram", {}).get("remaining", LITTLE)
+        if left < LITTLE:
+            migration.limit(run.BANDWIDTH if left > VERY_LITTLE else CRAWL)
         time.sleep(0.02)
     migration.limit(CRAWL)
     expect(migration.status == "active", f"it is over too early: {migration.info}")
