@@ -443,8 +443,6 @@ def rebind_tracked(base: VmConfig) -> None:
 
 
 _CASES: dict[str, Callable[[VmConfig], None]] = {
-    "mid-held-open": held_open,
-    "mid-held-open-uncounted": held_open_uncounted,
     "mid-hotplug": hotplug,
     "mid-refused-module": refused_module,
     "mid-rebind-e1000e": rebind_tracked,
@@ -453,4 +451,8 @@ CASES: dict[str, Callable[[], None]] = {
     name + suffix: partial(case, base)
     for name, case in _CASES.items()
     for base, suffix in ((BASE, ""), (replace(BASE, kernel="6.12"), "-6.12"))
+} | {
+    # Linux 6.12's driver gives the shadow doorbells back when the device goes.
+    "mid-held-open": partial(held_open, BASE),
+    "mid-held-open-uncounted": partial(held_open_uncounted, BASE),
 }
