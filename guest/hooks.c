@@ -52,8 +52,8 @@ static phys_addr_t translate(const struct pvd_layer *layer, dma_addr_t addr)
 		    addr - range->dma_start < range->size)
 			return range->cpu_start + (addr - range->dma_start);
 	}
-	/* No RAM, and outside of the log, which then says so. */
-	return PHYS_ADDR_MAX & PAGE_MASK;
+	/* Outside of the log, which then says so; adding a size cannot wrap. */
+	return PHYS_ADDR_MAX / 2;
 }
 
 static inline phys_addr_t to_phys(const struct pvd_layer *layer,
@@ -84,14 +84,13 @@ static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 	pvd_cover_look_later();
 }
 
-dma_addr_t __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
-			 enum dma_data_direction dir)
+void __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
+		   enum dma_data_direction dir)
 {
 	struct pvd_layer *layer = layer_of(dev, dir);
 
 	if (layer && addr != DMA_MAPPING_ERROR)
 		hold(layer, addr, size);
-	return addr;
 }
 
 void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
@@ -281,3 +280,7 @@ void pvd_attach_free(struct pvd_layer *layer)
 	kfree(layer->ranges);
 	kfree(layer);
 }
+
+#ifdef CONFIG_PVDIRTY_KUNIT_TEST
+#include "hooks_kunit.c"
+#endif

@@ -26,8 +26,7 @@ identifier dev, page, offset, size, dir, attrs, addr;
  {
  <...
  debug_dma_map_page(dev, page, offset, size, dir, addr, attrs);
--return addr;
-+return pvdirty_map(dev, addr, size, dir);
++pvdirty_map(dev, addr, size, dir);
  ...>
  }
 

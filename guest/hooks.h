@@ -14,6 +14,7 @@
 #include <linux/dma-direction.h>
 #include <linux/jump_label.h>
 #include <linux/types.h>
+#include <asm/asm.h>
 
 struct device;
 struct scatterlist;
@@ -22,23 +23,46 @@ struct scatterlist;
 /* On once there is a port. */
 DECLARE_STATIC_KEY_FALSE(pvdirty_key);
 #define pvdirty_on() static_branch_unlikely(&pvdirty_key)
+#if !__has_attribute(__no_caller_saved_registers__)
+#error "CONFIG_PVDIRTY=y needs a compiler with no_caller_saved_registers"
+#endif
 #else
 #define pvdirty_on() false
 #endif
 
-dma_addr_t __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
-			 enum dma_data_direction dir);
+/*
+ * These save every register that they use, and the compiler does not see that
+ * they are called. So the functions of the DMA core need no more registers for
+ * our sake, and push none: while there is no port it is the no-op alone.
+ * They are not traced, since tracing keeps fewer registers.
+ */
+notrace __no_caller_saved_registers
+void __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
+		   enum dma_data_direction dir);
+notrace __no_caller_saved_registers
 void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		      enum dma_data_direction dir);
+notrace __no_caller_saved_registers
 void __pvdirty_unmap(struct device *dev, dma_addr_t addr, size_t size,
 		     enum dma_data_direction dir);
+notrace __no_caller_saved_registers
 void __pvdirty_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
 			enum dma_data_direction dir);
+notrace __no_caller_saved_registers
 void __pvdirty_sync(struct device *dev, dma_addr_t addr, size_t size,
 		    enum dma_data_direction dir);
+notrace __no_caller_saved_registers
 void __pvdirty_sync_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		       enum dma_data_direction dir);
+
 bool __pvdirty_wants_sync(struct device *dev);
+
+#define pvdirty_call(hook, a, b, c, d) ({				\
+	asm volatile("call " #hook					\
+		     : ASM_CALL_CONSTRAINT				\
+		     : "D" (a), "S" (b), "d" (c), "c" (d)		\
+		     : "memory", "cc");					\
+})
 
 /**
  * pvdirty_map() - a mapping was made, or memory allocated.
@@ -46,16 +70,13 @@ bool __pvdirty_wants_sync(struct device *dev);
  * @addr: its DMA address, or DMA_MAPPING_ERROR
  * @size: its size in bytes
  * @dir: whether the device may write it
- *
- * Return: @addr, so that the caller can end with a tail call.
  */
-static __always_inline dma_addr_t pvdirty_map(struct device *dev,
-					      dma_addr_t addr, size_t size,
-					      enum dma_data_direction dir)
+static __always_inline void pvdirty_map(struct device *dev, dma_addr_t addr,
+					size_t size,
+					enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		return __pvdirty_map(dev, addr, size, dir);
-	return addr;
+		pvdirty_call(__pvdirty_map, dev, addr, size, dir);
 }
 
 /**
@@ -70,7 +91,7 @@ static __always_inline void pvdirty_map_sg(struct device *dev,
 					   enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		__pvdirty_map_sg(dev, sgl, nents, dir);
+		pvdirty_call(__pvdirty_map_sg, dev, sgl, nents, dir);
 }
 
 /* A mapping of pvdirty_map() is about to be given back. */
@@ -79,7 +100,7 @@ static __always_inline void pvdirty_unmap(struct device *dev, dma_addr_t addr,
 					  enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		__pvdirty_unmap(dev, addr, size, dir);
+		pvdirty_call(__pvdirty_unmap, dev, addr, size, dir);
 }
 
 /*
@@ -91,7 +112,7 @@ static __always_inline void pvdirty_unmap_sg(struct device *dev,
 					     enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		__pvdirty_unmap_sg(dev, sgl, nents, dir);
+		pvdirty_call(__pvdirty_unmap_sg, dev, sgl, nents, dir);
 }
 
 /* The driver is about to read from a mapping that stays. */
@@ -100,7 +121,7 @@ static __always_inline void pvdirty_sync(struct device *dev, dma_addr_t addr,
 					 enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		__pvdirty_sync(dev, addr, size, dir);
+		pvdirty_call(__pvdirty_sync, dev, addr, size, dir);
 }
 
 /* The same for a list; @nents as in pvdirty_unmap_sg(). */
@@ -109,7 +130,7 @@ static __always_inline void pvdirty_sync_sg(struct device *dev,
 					    enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		__pvdirty_sync_sg(dev, sgl, nents, dir);
+		pvdirty_call(__pvdirty_sync_sg, dev, sgl, nents, dir);
 }
 
 /**

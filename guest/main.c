@@ -150,8 +150,11 @@ static void __exit pvdirty_exit(void)
 	pvd_log_free();
 }
 
-/* Built in: after the PCI bus type exists, before devices are found. */
-arch_initcall(pvdirty_init);
+/*
+ * Built in: after drivers can be registered (param_sysfs_init() of the same
+ * level comes first), before any that maps.
+ */
+subsys_initcall(pvdirty_init);
 module_exit(pvdirty_exit);
 
 MODULE_DESCRIPTION("Tracks what PCI devices below a pvdirty port write by DMA, for live migration (x86-64; not tracked: devices behind a virtual IOMMU, driven from user space, or bound before this module)");

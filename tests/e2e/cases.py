@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """End-to-end cases: `cases.py NAME`; ctest runs them one at a time."""
 
+import functools
 import sys
 
 import around
@@ -24,6 +25,8 @@ import runs
 import soak
 from support import main
 
+from harness.linux import BUILT_IN
+
 CASES = {
     "sources": provisioning.sources,
     "not-root": provisioning.not_root,
@@ -33,7 +36,10 @@ CASES = {
     "demo-table": runs.demo_table,
     "migrate-e1000e": runs.migrate_e1000e,
     "migrate-virtio-blk": runs.migrate_virtio_blk,
-    "migrate-kernel-6.12": runs.migrate_other_kernel,
+    **{
+        f"migrate-kernel-{kernel}": functools.partial(runs.migrate_kernel, kernel)
+        for kernel in ("6.12", *BUILT_IN)
+    },
     "migrate-6G": runs.migrate_above_the_hole,
     "oracle-sees-a-dropped-mark": runs.dropped_mark,
     "soak-draws": soak.expect_draws,

@@ -66,11 +66,11 @@ def migrate_virtio_blk() -> None:
     expect_off_then_log(demo_rows("--driver", "virtio-blk", "--mode", "off,log"), "virtio-blk")
 
 
-def migrate_other_kernel() -> None:
-    """Both drivers on Debian's 6.12."""
-    rows = demo_rows("--kernel", "6.12", "--mode", "off", "--mode", "log")
+def migrate_kernel(kernel: str) -> None:
+    """Both drivers on another kernel than the default one."""
+    rows = demo_rows("--kernel", kernel, "--mode", "off", "--mode", "log")
     expect_off_then_log(rows, "e1000e+virtio-blk")
-    expect(rows[1]["kernel"] == "6.12", "kernel")
+    expect(rows[1]["kernel"] == kernel, "kernel")
 
 
 def migrate_above_the_hole() -> None:

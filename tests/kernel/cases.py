@@ -11,6 +11,8 @@ from support import main  # noqa: E402
 
 import apply  # noqa: E402
 import dkms  # noqa: E402
+import kunit  # noqa: E402
+import mapping  # noqa: E402
 from harness.linux import VERSIONS  # noqa: E402
 
 CASES = {
@@ -19,6 +21,8 @@ CASES = {
         ("apply", apply.there_and_back),
         ("moved", apply.moved),
         ("dkms", dkms.builds),
+        ("mapping", mapping.same_when_off),
+        ("kunit", kunit.passes),
     )
     for version in VERSIONS
 }

@@ -29,6 +29,7 @@ from harness.ctest import (
     BENCH_JSON,
     HOST,
     LONG,
+    ON_DEMAND,
     WITHOUT_GUESTS,
     Tally,
     Test,
@@ -37,6 +38,7 @@ from harness.ctest import (
     run_tests,
 )
 from harness.ledger import Ledger, shard, tree_hash
+from harness.linux import BUILT_IN
 from harness.provision import E2E_TARGETS, KERNELS, provision
 
 SOAK = TOP / "tests" / "e2e" / "soak.py"
@@ -223,9 +225,11 @@ def run_labels(options: argparse.Namespace, tallies: list[Tally]) -> int:
     ledger = Ledger(tree_hash()) if options.full else None
     if ledger and options.restart:
         ledger.forget()
-    wanted = [x for x in known if x in options.labels or not options.labels]
+    unnamed = set(known) - (set() if options.full else ON_DEMAND)
+    wanted = [x for x in known if x in (options.labels or unnamed)]
     if set(wanted) - WITHOUT_GUESTS:
-        provision(sorted(KERNELS), tests=True)
+        own = BUILT_IN if ON_DEMAND & set(wanted) or options.full else ()
+        provision([*sorted(KERNELS), *own], tests=True)
     done: list[str] = []
     for label in wanted:
         names = selected(label, tests, done, options.full, options.shard or (1, 1))

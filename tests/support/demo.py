@@ -19,6 +19,7 @@ from harness.base import (
 )
 from harness.cli import Parser
 from harness.devices import DRIVERS
+from harness.linux import BUILT_IN
 from harness.progress import Progress
 from harness.provision import KERNELS, provision
 from harness.run import MODES, Outcome, RunResult, run
@@ -91,7 +92,12 @@ def arguments() -> argparse.Namespace:
         choices=dict.fromkeys((*MIGRATABLE, *real.DRIVERS)),
         help=f"default: {BOTH}; with --real one of {', '.join(real.DRIVERS)}, default: nvme",
     )
-    parser.add_argument("--kernel", choices=sorted(KERNELS), default="6.1", help="default: 6.1")
+    parser.add_argument(
+        "--kernel",
+        choices=(*sorted(KERNELS), *BUILT_IN),
+        default="6.1",
+        help="Debian's with our module, or one that is built with pvdirty in it; default: 6.1",
+    )
     parser.add_argument(
         "--memory", type=memory, metavar="SIZE", help="512M, 6G; default: 512M, with --real 256M"
     )

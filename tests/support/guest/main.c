@@ -6,6 +6,7 @@
  */
 #include "load.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -102,7 +103,8 @@ void *arena(size_t bytes)
 {
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (p == MAP_FAILED || madvise(p, bytes, MADV_NOHUGEPAGE))
+	/* A kernel that has no huge pages does not know the advice. */
+	if (p == MAP_FAILED || (madvise(p, bytes, MADV_NOHUGEPAGE) && errno != EINVAL))
 		die("no memory for a buffer of %zu bytes", bytes);
 	memset(p, 0xee, bytes);
 	return p;

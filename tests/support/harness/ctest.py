@@ -21,6 +21,8 @@ ORDER = (
     "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
 )  # fmt: skip
 WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "bench"}
+# Needs kernels that take long to build: only if it is named, or with --full.
+ON_DEMAND = {"kunit"}
 
 
 @dataclass(frozen=True)

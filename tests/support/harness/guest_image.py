@@ -13,6 +13,7 @@ from pathlib import Path
 from . import devices
 from .base import BUILD, SUPPORT, HarnessError, Phase, command
 from .devices import DRIVERS
+from .linux import BUILT_IN
 
 # Lists of modules for tests that load them themselves.
 EXTRA = {
@@ -43,7 +44,9 @@ def module_order(modules: Path, names: Iterable[str]) -> list[Path]:
     for line in (modules / "modules.dep").read_text().splitlines():
         name, _, rest = line.partition(":")
         depends[name] = rest.split()
-    builtin = {Path(p).stem for p in (modules / "modules.builtin").read_text().split()}
+    builtin = {
+        Path(p).stem.replace("-", "_") for p in (modules / "modules.builtin").read_text().split()
+    }
     paths = {Path(p).name.split(".")[0].replace("-", "_"): p for p in depends}
     order: list[str] = []
 
@@ -108,9 +111,11 @@ def build(version: str) -> None:
     kernel = BUILD / "kernels" / version
     release = (kernel / ".stamp").read_text()
     modules = kernel / "lib" / "modules" / release
-    pvdirty = BUILD / "guest" / version / "pvdirty.ko"
-    test_module = BUILD / "guest" / version / "kmod" / TEST_MODULE
-    ingredients = [BUSYBOX, *programs, pvdirty, test_module, GUEST / "init", Path(__file__)]
+    # A kernel of ours has pvdirty built in, and no modules.
+    ours = [BUILD / "guest" / version / name for name in ("pvdirty.ko", f"kmod/{TEST_MODULE}")]
+    if version in BUILT_IN:
+        ours = []
+    ingredients = [BUSYBOX, *programs, *ours, GUEST / "init", Path(__file__)]
     ingredients += [kernel / ".stamp", Path(devices.__file__)]
     digest = hashlib.sha256()
     for path in ingredients:
@@ -132,14 +137,16 @@ def build(version: str) -> None:
             shutil.copy(program, root / "bin")
         shutil.copy(GUEST / "init", root / "init")
         os.chmod(root / "init", 0o755)
-        lists = {name: driver.modules for name, driver in DRIVERS.items()} | EXTRA
+        lists = {name: driver.modules for name, driver in DRIVERS.items()}
+        if version not in BUILT_IN:
+            lists |= EXTRA
         for name, wanted in lists.items():
             names = []
             for module in module_order(modules, wanted):
                 names.append(re.sub(r"\.xz$", "", module.name))
                 copy_module(module, root / "modules" / names[-1])
             (root / "modules" / f"{name}-order").write_text("".join(n + "\n" for n in names))
-        for module in (pvdirty, test_module):
+        for module in ours:
             copy_module(module, root / "modules" / module.name)
         archive = f"find . | sort | cpio -o -H newc -R 0:0 > {out}.new"
         command("cpio", ["/bin/sh", "-ec", archive], log, cwd=root, append=True)

@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Linux source trees of Debian, and kernels of our own made from them."""
+"""Debian's Linux sources, and small kernels of our own with pvdirty built in.
 
+build/linux/<version>/ has source (Debian's, never written to), tree (the same by
+hard links, and pvdirty in it) and out (where make writes).
+"""
+
+import hashlib
+import os
+import re
+import shutil
 from pathlib import Path
 
-from .base import BUILD, HarnessError, Phase, command
-from .provision import KERNELS, fresh, locked, stamp, unpack
+from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command
+from .steps import fresh, locked, stamp, unpack
 
 LINUX = BUILD / "linux"
-VERSIONS = tuple(sorted(KERNELS, key=lambda v: int(v.partition(".")[2])))
+CONFIG = SUPPORT / "kernel.config"
+# Names of our kernels, as of Debian's in provision.KERNELS.
+BUILT_IN = {"built-in-6.1": "6.1", "built-in-6.12": "6.12"}
+VERSIONS = tuple(BUILT_IN.values())
 
 
 def source(version: str) -> Path:
@@ -18,16 +29,104 @@ def source(version: str) -> Path:
 
 def _source(version: str) -> Path:
     directory = LINUX / version / "source"
-    if stamp(directory):
-        return directory / f"linux-source-{version}"
     package = f"linux-source-{version}"
+    if stamp(directory) == package:
+        return directory / package
     with Phase(f"getting the source of Linux {version}"):
         log = f"{package}.log"
         unpack([package], fresh(directory), log)
         archive = directory / "usr" / "src" / f"{package}.tar.xz"
-        if not archive.exists():
-            raise HarnessError(f"Debian's package {package} holds no {archive.name}")
         command(f"unpacking {archive.name}", ["tar", "-xJf", archive, "-C", directory], log)
-        archive.unlink()
+        shutil.rmtree(directory / "usr")
         (directory / ".stamp").write_text(package)
     return directory / package
+
+
+def make(tree: Path, out: Path, *targets: str) -> list[str | Path]:
+    """The command that makes something of a tree, elsewhere.
+
+    ccache finds what was compiled from the same files in other directories.
+    """
+    base = os.environ.get("CCACHE_BASEDIR", str(BUILD))
+    return [
+        *("env", f"CCACHE_BASEDIR={base}", "CCACHE_NOHASHDIR=1"),
+        *("make", "-s", "-C", tree, f"O={out}", f"-j{os.cpu_count() or 1}"),
+        *("CC=ccache gcc-12", "HOSTCC=ccache gcc-12"),
+        *targets,
+    ]
+
+
+def configure(tree: Path, out: Path, log: str, **options: str) -> None:
+    """Writes out/.config: kernel.config, but for these options (without CONFIG_)."""
+    wanted = [
+        line
+        for line in CONFIG.read_text().splitlines()
+        if re.match(r"(?:# )?CONFIG_", line) and line.split("_", 1)[1].split("=")[0] not in options
+    ]
+    wanted += [
+        f"# CONFIG_{name} is not set" if value == "n" else f"CONFIG_{name}={value}"
+        for name, value in options.items()
+    ]
+    config = out / ".config"
+    out.mkdir(parents=True, exist_ok=True)
+    command("configuring Linux", make(tree, out, "tinyconfig"), log)
+    config.write_text(config.read_text() + "".join(f"{line}\n" for line in wanted))
+    command("configuring Linux", make(tree, out, "olddefconfig"), log, append=True)
+    lines = set(config.read_text().splitlines())
+    # A symbol that is off may also be out of reach.
+    missing = [line for line in wanted if line not in lines and not line.startswith("#")]
+    if missing:
+        raise HarnessError(f"this Linux does not take {', '.join(missing)}")
+
+
+def apply(tree: Path, log: str) -> None:
+    """Puts pvdirty into a tree, or brings it up to date."""
+    command("guest/apply", [TOP / "guest" / "apply", tree], log)
+
+
+def tree_of(version: str) -> Path:
+    """build/linux/<version>/tree, with pvdirty as it is now. The caller holds the lock."""
+    original = _source(version)
+    tree = LINUX / version / "tree"
+    log = f"linux-tree-{version}.log"
+    if not tree.exists():
+        copy = tree.with_suffix(".new")
+        shutil.rmtree(copy, ignore_errors=True)
+        command("copying the source of Linux", ["cp", "-al", original, copy], log)
+        copy.rename(tree)
+    apply(tree, log)
+    return tree
+
+
+def _ingredients() -> str:
+    digest = hashlib.sha256()
+    paths = [p for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file()]
+    for path in [*sorted(paths), TOP / "Kconfig", CONFIG, Path(__file__)]:
+        digest.update(f"{path.relative_to(TOP)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def build(name: str) -> None:
+    """build/kernels/<name>: vmlinuz, and in lib/modules what is built in.
+
+    The caller holds the lock.
+    """
+    version = BUILT_IN[name]
+    kernel = BUILD / "kernels" / name
+    made_from = LINUX / version / ".built-from"
+    ingredients = _ingredients()
+    if stamp(kernel) and made_from.exists() and made_from.read_text() == ingredients:
+        return
+    log = f"linux-{version}.log"
+    with Phase(f"building Linux {version} with pvdirty"):
+        tree, out = tree_of(version), LINUX / version / "out"
+        configure(tree, out, log)
+        command(f"building Linux {version}", make(tree, out, "bzImage"), log)
+        release = (out / "include" / "config" / "kernel.release").read_text().strip()
+        modules = fresh(kernel) / "lib" / "modules" / release
+        modules.mkdir(parents=True)
+        shutil.copyfile(out / "arch" / "x86" / "boot" / "bzImage", kernel / "vmlinuz")
+        shutil.copyfile(out / "modules.builtin", modules / "modules.builtin")
+        (modules / "modules.order").touch()
+        (kernel / ".stamp").write_text(release)
+        made_from.write_text(ingredients)

@@ -5,17 +5,15 @@ Every step leaves a stamp that holds what it was made from; a step whose stamp
 is current does nothing. Debian's archive is asked only when a stamp is missing.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from . import guest_image
-from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command, run_group, say
+from . import guest_image, linux
+from .base import BUILD, TOP, HarnessError, Phase, command, run_group
+from .steps import PACKAGES, fresh, locked, stamp, unpack
 
 KERNELS = {
     "6.1": re.compile(r"linux-image-6\.1\.0-\d+-amd64"),
@@ -35,20 +33,6 @@ QEMU_CONFIGURE = (
 )
 RUN_TARGETS = ("pvdirty-qemu", "pvdirty-cli")
 E2E_TARGETS = ("pvdirty-abi", "pvdirty-kvm-state")  # what migrations in tests need too
-PACKAGES = SUPPORT / "packages.sh"
-
-
-@contextmanager
-def locked() -> Iterator[None]:
-    """Two commands at once must not build into the same trees."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another demo or check to finish building")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def install_packages() -> None:
@@ -67,20 +51,6 @@ def _apt_cache(*args: str) -> str:
     return done.stdout
 
 
-def fresh(directory: Path) -> Path:
-    """An empty directory."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    return directory
-
-
-def stamp(directory: Path) -> str:
-    try:
-        return (directory / ".stamp").read_text()
-    except OSError:
-        return ""
-
-
 def _newest_kernel(version: str) -> str:
     """Release of the newest signed amd64 image of a series, like 6.1.0-41-amd64."""
     names = [
@@ -92,16 +62,6 @@ def _newest_kernel(version: str) -> str:
         raise HarnessError(f"Debian's archive offers no linux-image for {version}")
     newest = max(names, key=lambda n: [int(x) for x in re.findall(r"\d+", n)])
     return newest.removeprefix("linux-image-")
-
-
-def unpack(packages: list[str], into: Path, log: str) -> None:
-    """Downloads packages and unpacks them, dependencies apart, into a directory."""
-    debs = fresh(BUILD / "apt" / "debs" / into.name)
-    argv = [PACKAGES, "apt-get", "-q", "download", *packages]
-    command("downloading " + " ".join(packages), argv, log, cwd=debs)
-    for deb in debs.glob("*.deb"):
-        command(f"unpacking {deb.name}", ["dpkg-deb", "-x", deb, into], log, append=True)
-    shutil.rmtree(debs)
 
 
 def _kernel(version: str) -> None:
@@ -232,7 +192,7 @@ def _test_module(version: str) -> None:
 
 
 def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> None:
-    """Everything for runs with these kernels ("6.1", "6.12").
+    """Everything for runs with these kernels (of KERNELS or linux.BUILT_IN).
 
     tests: the tests' own programs too; they take far longer to compile.
     more: or some of them.
@@ -240,10 +200,14 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
     with locked():
         install_packages()
         for version in kernels:
-            _kernel(version)
+            if version in KERNELS:
+                _kernel(version)
+            else:
+                linux.build(version)
         _qemu_headers()
         _host(() if tests else RUN_TARGETS + more)
         for version in kernels:
-            _guest_module(version)
-            _test_module(version)
+            if version in KERNELS:
+                _guest_module(version)
+                _test_module(version)
             guest_image.build(version)

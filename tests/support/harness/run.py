@@ -14,6 +14,7 @@ from . import guest_image
 from .base import BUILD, EXIT_REFUSED, EXIT_TIMEOUT, HarnessError
 from .devices import DISK, NET
 from .frames import FrameGenerator
+from .linux import BUILT_IN
 from .progress import Progress
 from .qmp import QmpClosed, QmpError
 from .rundir import RunDir
@@ -46,6 +47,8 @@ def config_for(mode: str, base: VmConfig) -> VmConfig:
     if mode == "clean":
         return replace(base, topology=UNCOVERED, port_options=options)
     if mode == "off":
+        if base.kernel in BUILT_IN:  # pvdirty is there, and is offered nothing.
+            options += ",touch=off,bitmap=off,inflight=off"
         return replace(base, load_module=False, port_options=options + BLIND)
     if mode == "touch":
         options += f",bitmap=off,inflight=off{BLIND}"
