@@ -201,7 +201,8 @@ class Pair:
         self.limit(HOLD_MS)
         options = ["--bandwidth", str(BANDWIDTH), "--timeout", "120", *self.replacements()]
         ended = self.command(*options, *more).end(SECONDS, self.tick(until_pass))
-        expect(ended.code == 0, f"pvdirty migrate: {ended.report['message']}")
+        if ended.code:
+            raise HarnessError(f"pvdirty migrate: {ended.report['message']}", ended.code)
         run.stopped(self.source, self.destination)
         return ended
 
