@@ -21,6 +21,7 @@ from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.qmp import QmpError
 from harness.rundir import RunDir
+from harness.topology import UNCOVERED
 from harness.vm import PORTS, Vm, VmConfig
 
 TO_NOWHERE = "exec:cat >/dev/null"
@@ -268,7 +269,7 @@ def _expect_snapshots_without_devices(config: VmConfig) -> None:
 def only_pre_copy() -> None:
     """With a covered device, whatever else saves the VM is refused before it begins."""
     config = run.config_for("log", VmConfig(drivers=("e1000e",)))
-    _expect_snapshots_without_devices(replace(config, covered=False))
+    _expect_snapshots_without_devices(replace(config, topology=UNCOVERED))
     with _booted(config) as vm:
         _add_snapshot_store(vm)
         for paused in (False, True):
