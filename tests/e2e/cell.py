@@ -39,8 +39,6 @@ TOPOLOGIES: dict[str, Topology] = {
 SWIOTLB = "swiotlb=force"
 SWIOTLB_BYTES = 384 << 20  # the slots take 64 MiB
 MEMORY = {"256M": SMALL.memory_bytes, "6G": 6 << 30}
-POLICIES = ("keep", "unplug")
-MAPPINGS = ("direct", "swiotlb")
 # Of these the whole is in the settings: they leave to others how a migration goes and ends.
 SETTINGS_ALONE = ("plain", "multifd", "xbzrle", "compress")
 NO_EVENT = "none"

@@ -14,7 +14,6 @@ from typing import Any
 from moving import BANDWIDTH, PLAIN, Migration, MovingGuest, Settings, moving
 from support import BUILD, expect, expect_nothing_left
 
-from harness import run
 from harness.qmp import QmpError
 from harness.vm import PLUGIN, PORTS, Vm, VmConfig
 

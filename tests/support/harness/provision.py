@@ -7,7 +7,6 @@ is current does nothing. Debian's archive is asked only when a stamp is missing.
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
