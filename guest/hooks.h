@@ -32,8 +32,8 @@ DECLARE_STATIC_KEY_FALSE(pvdirty_key);
 
 /*
  * These save every register that they use, and the compiler does not see that
- * they are called. So the functions of the DMA core need no more registers for
- * our sake, and push none: while there is no port it is the no-op alone.
+ * they are called. So the functions of the DMA core keep hardly any register for
+ * our sake: while there is no port it is little more than the no-op.
  * They are not traced, since tracing keeps fewer registers.
  */
 notrace __no_caller_saved_registers
