@@ -60,6 +60,12 @@ def compress(guest: MovingGuest) -> None:
     expect(packed["pages"] > 0, f"no page was packed: {packed}")
 
 
+def _hold(migration: Migration, until: bool) -> None:
+    """No pass but the first ends before; a device that does little leaves too little for one."""
+    if migration.passes > 1:
+        migration.limit(BANDWIDTH if until else SLOW)
+
+
 def auto_converge(guest: MovingGuest) -> None:
     """The vCPUs are slowed down, the devices are not."""
     throttled = False
@@ -67,8 +73,7 @@ def auto_converge(guest: MovingGuest) -> None:
     def slow_enough(migration: Migration) -> bool:
         nonlocal throttled
         throttled |= migration.info.get("cpu-throttle-percentage", 0) > 0
-        if guest.blind and migration.passes > 1:  # or it would be at its end before
-            migration.limit(BANDWIDTH if throttled else SLOW)
+        _hold(migration, until=throttled)
         return throttled and migration.long_enough()
 
     guest.receive()
@@ -119,6 +124,7 @@ def dirty_rate(guest: MovingGuest) -> None:
         if not enough() and (value := rate.measured()) is not None:
             rates.append(value)
             rate.start(LONG_SECONDS if enough() else MEASURE_SECONDS)
+        _hold(migration, until=enough())
         return enough() and migration.long_enough()
 
     rate.expect_no_ring()
@@ -167,8 +173,7 @@ def cancelled(guest: MovingGuest) -> None:
         print(f"cancel {delay:.3f} s after pass {passes}", flush=True)
         guest.receive()
         migration = guest.migration(may_end=lambda _: False)
-        while not migration.over() and migration.passes < passes:
-            time.sleep(0.02)
+        migration.hold_in_pass(passes)
         time.sleep(delay)
         _cancel(migration)
         guest.expect_sound()

@@ -6,7 +6,6 @@ goes on, tracks its devices again, and the next migration is judged instead.
 """
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ import ballooned
 import hinted
 from ballooned import Discards
 from features import SMALL, plain
-from moving import CRAWL, Migration, MovingGuest, moving
+from moving import Migration, MovingGuest, moving
 from support import expect, expect_nothing_left
 
 from harness import run
@@ -26,7 +25,6 @@ from harness.qmp import QmpError
 from harness.vm import PORTS, VmConfig
 
 PASSES = 2
-LITTLE, VERY_LITTLE = 64 << 20, 4 << 20  # bytes to send
 REPORTS = 2  # of the workload
 HOLD = 64 << 10  # bytes per second: no pass ends
 TRIES = 5
@@ -334,30 +332,15 @@ def move_through(guest: MovingGuest, event: Event) -> dict[str, Any]:
     event.prepare(guest)
     guest.receive()
     migration = guest.migration(may_end=lambda _: False)
-    _pass(migration, PASSES)
+    migration.hold_in_pass(PASSES)
     event(guest)
     if guest.under_way is migration:
         migration.limit(run.BANDWIDTH)
-        _pass(migration, migration.passes + 1)
+        migration.hold_in_pass(migration.passes + 1)
         for _ in range(REPORTS):
             guest.wait_for_work()
         migration.release()
     return _under_way(guest).run()
-
-
-def _pass(migration: Migration, passes: int) -> None:
-    """Lets so many passes begin; then it does not converge, and devices write what was sent.
-
-    It slows down before a pass ends: the few pages that are dirtied meanwhile would be sent in no
-    time, and that would be the end.
-    """
-    while not migration.over() and migration.passes < passes:
-        left = migration.info.get("ram", {}).get("remaining", LITTLE)
-        if left < LITTLE:
-            migration.limit(run.BANDWIDTH if left > VERY_LITTLE else CRAWL)
-        time.sleep(0.02)
-    migration.limit(CRAWL)
-    expect(migration.status == "active", f"it is over too early: {migration.info}")
 
 
 # ---- more than an event ----
@@ -429,7 +412,7 @@ def rebind_tracked(base: VmConfig) -> None:
         for _ in range(TRIES):
             guest.receive()
             migration = guest.migration(may_end=lambda _: False)
-            _pass(migration, PASSES)
+            migration.hold_in_pass(PASSES)
             _rebind(guest)
             through_it = guest.under_way is migration
             _under_way(guest).release()

@@ -22,7 +22,9 @@ from harness.vm import PORTS, Vm, VmConfig
 BY_SOCKET = "unix:migrate"
 BANDWIDTH = 256 << 20
 CRAWL = 2 << 20  # less than the guest's CPUs dirty
+LITTLE, VERY_LITTLE = 64 << 20, 4 << 20  # bytes to send
 BLIND_PASSES = 2
+ENDS = ("completed", "failed", "cancelled")
 LIMIT_SECONDS = 180.0
 
 
@@ -97,7 +99,7 @@ class Migration:
     def over(self) -> bool:
         """Looks, and lets it end as soon as it may."""
         self.info = self.source.call("query-migrate")
-        if self.status in ("completed", "failed", "cancelled"):
+        if self.status in ENDS:
             return True
         expect(time.monotonic() < self._deadline, f"the migration does not end: {self.info}")
         if self._held and self.status == "active" and self._may_end(self):
@@ -108,6 +110,20 @@ class Migration:
             self.limit(CRAWL)
             self._fast = False
         return False
+
+    def hold_in_pass(self, number: int) -> None:
+        """Goes there; then it does not converge, and devices write what was sent.
+
+        It slows down before a pass ends: the few pages that are dirtied meanwhile would be sent in
+        no time, and that would be the end.
+        """
+        while not self.over() and self.passes < number:
+            left = self.info.get("ram", {}).get("remaining", LITTLE)
+            if left < LITTLE:
+                self.limit(run.BANDWIDTH if left > VERY_LITTLE else CRAWL)
+            time.sleep(0.02)
+        self.limit(CRAWL)
+        expect(self.status not in ENDS, f"it is over too early: {self.info}")
 
     def run(self) -> dict[str, Any]:
         """To its end, which must be a good one; QEMU's last word on it."""
