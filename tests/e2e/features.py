@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moving import BANDWIDTH, PLAIN, Migration, MovingGuest, Settings, moving
+from moving import BANDWIDTH, CRAWL, PLAIN, Migration, MovingGuest, Settings, moving
 from support import BUILD, expect, expect_nothing_left
 
 from harness.qmp import QmpError
@@ -20,7 +20,6 @@ from harness.vm import PLUGIN, PORTS, Vm, VmConfig
 KVM_STATE = BUILD / "host" / "tests" / "e2e" / "libpvdirty-kvm-state.so"
 LEGS = 10
 CANCELS = 4
-SLOW = 4 << 20  # bytes per second: less than the guest's CPUs dirty
 MEASURE_SECONDS = 1  # the least that calc-dirty-rate takes
 LONG_SECONDS = 60  # the most
 MEASUREMENTS = 3
@@ -63,7 +62,7 @@ def compress(guest: MovingGuest) -> None:
 def _hold(migration: Migration, until: bool) -> None:
     """No pass but the first ends before; a device that does little leaves too little for one."""
     if migration.passes > 1:
-        migration.limit(BANDWIDTH if until else SLOW)
+        migration.limit(BANDWIDTH if until else CRAWL)
 
 
 def auto_converge(guest: MovingGuest) -> None:
