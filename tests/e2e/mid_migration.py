@@ -77,7 +77,8 @@ def _under_way(guest: MovingGuest) -> Migration:
     return guest.under_way
 
 
-def _expect_refused(guest: MovingGuest, words: str, command: str, **arguments: Any) -> None:
+def expect_refused(guest: MovingGuest, words: str, command: str, **arguments: Any) -> None:
+    """QEMU refuses it at the source, with these words."""
     try:
         guest.source.call(command, **arguments)
     except QmpError as error:
@@ -98,7 +99,7 @@ def _expect_failed(guest: MovingGuest, *reasons: str) -> None:
     guest.expect_sound()
 
 
-def _expect_tracked(guest: MovingGuest) -> None:
+def expect_tracked(guest: MovingGuest) -> None:
     """All its devices are, under load."""
     guest.until(
         "tracked devices", lambda: all(device["tracked"] for device in guest.covered().values())
@@ -107,7 +108,7 @@ def _expect_tracked(guest: MovingGuest) -> None:
 
 
 def _migrate_anew(guest: MovingGuest) -> None:
-    _expect_tracked(guest)
+    expect_tracked(guest)
     guest.receive()
     guest.migration()
 
@@ -119,9 +120,9 @@ def _plug(guest: MovingGuest) -> None:
     """Nothing can be plugged, and nothing unplugged for which the migration does not wait."""
     before = guest.covered()
     new = {"driver": "e1000e", "id": "late0", "bus": PORTS[0], "romfile": ""}
-    _expect_refused(guest, "device_add not allowed while migrating", "device_add", **new)
+    expect_refused(guest, "device_add not allowed while migrating", "device_add", **new)
     for device in before:
-        _expect_refused(guest, "device_del not allowed while migrating", "device_del", id=device)
+        expect_refused(guest, "device_del not allowed while migrating", "device_del", id=device)
     expect(guest.covered() == before, "refused, and yet other devices")
 
 
@@ -214,7 +215,7 @@ def _load_module(guest: MovingGuest) -> None:
 def _bind_anew(guest: MovingGuest) -> None:
     guest.order(f"{IDLE}; {UNBIND}; {BIND}")
     guest.work_anew()
-    _expect_tracked(guest)
+    expect_tracked(guest)
 
 
 # ---- suspend ----
@@ -379,13 +380,13 @@ def hotplug(base: VmConfig) -> None:
         new = {"driver": "e1000e", "id": "new0", "bus": PORTS[0], "romfile": ""}
         guest.source.call("stop")
         guest.source.call("device_add", **new)
-        _expect_refused(guest, "new0 (below rp0)", "migrate", uri="unix:nowhere")
+        expect_refused(guest, "new0 (below rp0)", "migrate", uri="unix:nowhere")
         guest.source.call("cont")
         guest.order("load_modules e1000e")
         properties = ",".join(f"{name}={value}" for name, value in new.items())
         more = ("-device", properties.removeprefix("driver="))
         guest.config = replace(guest.config, more=(*guest.config.more, *more))
-        _expect_tracked(guest)
+        expect_tracked(guest)
         through(guest, EVENTS["plug"])
         guest.go_on()
     expect_nothing_left(os.getpid())
@@ -395,11 +396,11 @@ def refused_module(base: VmConfig) -> None:
     """No migration starts, and the reason names the device, until the drivers are bound anew."""
     with moving("log", replace(base, load_module=False)) as guest:
         untracked = "(below rp0): the guest has not registered the port"
-        _expect_refused(guest, untracked, "migrate", uri="unix:nowhere")
+        expect_refused(guest, untracked, "migrate", uri="unix:nowhere")
         guest.order("load_module pvdirty.ko")
         _expect_early(guest)
         early = "nic0 (below rp0): driver bound before the layer came"
-        _expect_refused(guest, early, "migrate", uri="unix:nowhere")
+        expect_refused(guest, early, "migrate", uri="unix:nowhere")
         _bind_anew(guest)
         plain(guest)
         guest.go_on()

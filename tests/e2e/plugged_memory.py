@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Memory that is plugged while the guest runs, and devices that write to it.
+"""Memory that is plugged, and unplugged, while the guest runs, and devices that write to it.
 
 The guest's log has places for it where the firmware announces it. Where it does not (QEMU's old
 machine types), mapping a page of it makes the log incomplete, and that is said.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from faults import Guest
+from features import SMALL
 from impossible import OWN, SLOW, WITH_DISK, Way, ask, begin, expect_said, go_on, guest_with_edu
-from support import expect
+from mid_migration import PASSES, expect_refused, expect_tracked
+from moving import BANDWIDTH, MovingGuest, moving
+from support import expect, expect_nothing_left
 
 from harness import run
 from harness.topology import PORTS, ROOT_PORTS
@@ -35,7 +41,13 @@ AT_DESTINATION = (
 BLOCKS = "/sys/devices/system/memory"
 SEE = f"until [ $(cat {BLOCKS}/memory*/state | grep -c offline) = 2 ]; do usleep 100000; done"
 ONLINE = f"for m in $(grep -l offline {BLOCKS}/memory*/state); do echo online_kernel >$m; done"
+# Only the memory of programs is there, so that it can be taken back.
+ONLINE_MOVABLE = ONLINE.replace("online_kernel", "online_movable")
+ZONES = f"{BLOCKS}/memory*/valid_zones"
+OFFLINE = f"for z in $(grep -l Movable {ZONES}); do echo offline >${{z%/*}}/state; done"
 FREE = "sed -n '/zone *Normal/,/pages free/p' /proc/zoneinfo | grep 'pages free'"
+USED = "PVDIRTY movable"
+SAY_USED = f"echo {USED} $(sed -n '/zone *Movable/,/present/p' /proc/zoneinfo | tr -s '\\n ' ' ')"
 LEFT = "the port was reset, or the guest left it"
 OUTSIDE = replace(
     OWN,
@@ -63,6 +75,15 @@ def _expect_beyond(guest: Guest, way: Way) -> None:
     begin(guest, way)
     said = ask(guest, "dmesg | grep 'first page'")
     expect(int(said.split("first page ")[1].split()[0], 16) >= BEYOND, f"elsewhere: {said}")
+
+
+def _expect_used(guest: MovingGuest) -> None:
+    """The disk writes there: half of the memory for programs, and more, is in use."""
+    guest.order(SAY_USED)
+    said = guest.source.serial.split(USED)[-1].split("\n")[0].split()
+    free, present = (int(said[said.index(word) + 1]) for word in ("free", "present"))
+    expect(present == DIMM_BYTES // 4096, f"{present} pages are for programs alone")
+    expect(free < present - 8192, f"{free} of these are free")
 
 
 def tracked(kernel: str) -> None:
@@ -122,10 +143,61 @@ def outside_blind(kernel: str) -> None:
         expect(found["x-oracle-uncovered"] > 0, "the oracle saw nothing")
 
 
+def _only_elsewhere(found: dict[str, Any], _dump: Path) -> None:
+    """The oracle's dump is of the machine's own RAM: there it is judged what a device wrote."""
+    lost = next(block["pages_lost"] for block in found["blocks"] if block["name"] == "more")
+    expect(lost > 0, "nothing of what was plugged is lost")
+    found["pages_lost_outside_oracle"] -= lost
+
+
+def unplugged(mode: str, kernel: str) -> None:
+    """Taken out of use in the middle of a migration, and unplugged before the next one."""
+    base = replace(SMALL, kernel=kernel, drivers=WITH_DISK, control=True, disk_writes=False)
+    with moving(mode, replace(base, **PLUGGABLE)) as guest:
+        vm = guest.source
+        vm.call("object-add", **BACKEND)
+        vm.call("device_add", driver="pc-dimm", id="dimm0", memdev="more")
+        guest.config = replace(guest.config, more=AT_DESTINATION)
+        guest.order(f"{SEE}; killall load; wait; {ONLINE_MOVABLE}")
+        guest.work_anew()
+        guest.wait_for_work()
+        _expect_used(guest)
+        if not guest.blind:
+            expect_tracked(guest)
+
+        guest.receive()
+        migration = guest.migration(may_end=lambda _: False)
+        migration.hold_in_pass(PASSES)
+        expect_refused(guest, "device_del not allowed while migrating", "device_del", id="dimm0")
+        guest.order(f"killall load; wait; {OFFLINE}")
+        guest.work_anew()
+        guest.wait_for_work()
+        migration.limit(BANDWIDTH)
+        migration.release()
+        migration.run()
+        if guest.blind:
+            guest.excuse = _only_elsewhere
+        guest.judge()
+        if guest.blind:
+            return
+
+        guest.go_on()
+        guest.source.call("device_del", id="dimm0")
+        guest.until("end of the memory", lambda: not guest.source.call("query-memory-devices"))
+        guest.source.call("object-del", id="more")
+        guest.config = replace(guest.config, more=())
+        guest.wait_for_work()
+        guest.cross(guest)
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
 _CASES: dict[str, Callable[[str], None]] = {
     "plugged-memory": tracked,
     "plugged-memory-outside": outside,
     "plugged-memory-outside-blind": outside_blind,
+    "unplugged-memory": partial(unplugged, "log"),
+    "unplugged-memory-blind": partial(unplugged, "off"),
 }
 CASES: dict[str, Callable[[], None]] = {
     name + suffix: partial(case, kernel)
