@@ -20,7 +20,8 @@ TOP = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
 # What is mutated, and what is compiled with it.
 TREES = (
-    *("host/include", "host/log", "host/port", "host/session", "host/stream", "host/capi"),
+    *("host/include", "host/log", "host/port", "host/session", "host/stream", "host/tracking"),
+    "host/capi",
     "guest/core",
 )
 

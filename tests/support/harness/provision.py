@@ -100,6 +100,20 @@ def _relocate_headers(headers: Path, release: str) -> None:
     (headers / "kdir").write_text(f"{kdir}\n")
 
 
+def _uapi_headers() -> None:
+    """build/uapi: Linux's headers for user space, newer than those of Debian 12 itself.
+
+    <linux/iommufd.h> with dirty tracking came with 6.7, VFIO's PRE_COPY with 6.2.
+    """
+    package = "linux-libc-dev/bookworm-backports"
+    headers = BUILD / "uapi"
+    if stamp(headers) == package:
+        return
+    with Phase("getting the headers of a newer Linux"):
+        unpack([package], fresh(headers), "uapi.log")
+        (headers / ".stamp").write_text(package)
+
+
 def _qemu_headers() -> None:
     """build/qemu/src and gen: source of the installed QEMU, its generated headers."""
     query = ["dpkg-query", "-W", "-f", "${source:Version}", "qemu-system-x86"]
@@ -203,6 +217,7 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
                 _kernel(version)
             else:
                 linux.build(version)
+        _uapi_headers()
         _qemu_headers()
         _host(() if tests else RUN_TARGETS + more)
         for version in kernels:
