@@ -235,13 +235,13 @@ void Domain::running() {
     }
 }
 
-HarvestResult Domain::harvest(PageSink in_flight, PageSink marked) {
+HarvestResult Domain::harvest(PageSink in_flight, PageSink marked, PageRange range) {
     HarvestResult result;
     if (log_) {
         // Counters before marks: a page that is released in between is marked before it is
         // counted down, so one of the two has it.
         result.pages_in_flight = log_->scan(in_flight);
-        result.pages_marked = log_->harvest(marked);
+        result.pages_marked = log_->harvest(marked, range);
     }
     look();
     result.all_dirty = !latched_.empty();

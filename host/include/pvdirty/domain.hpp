@@ -180,8 +180,12 @@ public:
     /** The VM starts to run here: brings the logging word in line with this host. */
     void running();
 
-    /** Reads the in-flight counters, then takes all marks, then looks for incompleteness. */
-    HarvestResult harvest(PageSink in_flight, PageSink marked);
+    /**
+     * Reads the in-flight counters, then takes the marks of the pages in range, then looks for
+     * incompleteness.
+     * @param range for the marks alone; other marks stay
+     */
+    HarvestResult harvest(PageSink in_flight, PageSink marked, PageRange range = all_pages);
     /** Is the page in flight now, or unknown? */
     [[nodiscard]] bool page_in_flight(std::uint64_t pfn) const;
     /** Pages that only the final pass will add, UINT64_MAX once all is dirty. From any thread. */
