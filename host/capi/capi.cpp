@@ -5,13 +5,12 @@
  */
 #include "pvdirty/pvdirty.h"
 
-#include <algorithm>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <tuple>
 
+#include "capi/handles.hpp"
 #include "pvdirty/domain.hpp"
 #include "pvdirty/policy.hpp"
 #include "pvdirty/stream.hpp"
@@ -20,40 +19,10 @@ static_assert(PVD_PORT_STATE_LEN == pvdirty::port_state_len);
 static_assert(PVD_GROUP_WORDS == std::tuple_size_v<pvdirty::GroupMasks>);
 static_assert(PVD_STREAM_STATE_LEN == pvdirty::stream_state_len);
 
+using pvdirty::capi::copy_text;
+using pvdirty::capi::VmmMemory;
+
 namespace {
-
-/** Guest RAM through the VMM's callbacks. */
-class VmmMemory final : public pvdirty::GuestMemory {
-public:
-    VmmMemory(const pvd_vmm_ops& ops, void* opaque) noexcept : ops_(ops), opaque_(opaque) {}
-
-    pvdirty::HeldRam hold(std::uint64_t gpa, std::uint64_t len) noexcept override {
-        const pvd_ram ram = ops_.ram_hold(opaque_, gpa, len);
-        return {static_cast<std::byte*>(ram.host), ram.region};
-    }
-    void release(pvdirty::HeldRam ram) noexcept override {
-        ops_.ram_release(opaque_, {ram.host, ram.region});
-    }
-    void written(std::uint64_t gpa, std::uint64_t len) noexcept override {
-        ops_.ram_written(opaque_, gpa, len);
-    }
-    [[nodiscard]] int rid(void* device_opaque) const noexcept {
-        return ops_.device_rid(opaque_, device_opaque);
-    }
-
-private:
-    pvd_vmm_ops ops_;
-    void* opaque_;
-};
-
-void copy_text(const std::string& text, char* out, std::size_t len) noexcept {
-    if (out == nullptr || len == 0) {
-        return;
-    }
-    const std::size_t n = std::min(text.size(), len - 1);
-    std::memcpy(out, text.data(), n);
-    out[n] = '\0';
-}
 
 pvdirty::Policy policy_of(const pvd_policy& policy) noexcept {
     return {.on_incomplete = policy.on_incomplete == PVD_ALL_DIRTY
@@ -81,14 +50,6 @@ pvdirty::MigrationKind kind_of(pvd_migration kind) noexcept {
 }
 
 } // namespace
-
-struct pvd_domain {
-    VmmMemory memory;
-    pvdirty::Domain domain;
-
-    pvd_domain(const pvd_vmm_ops& ops, void* opaque, std::uint32_t id) noexcept
-        : memory(ops, opaque), domain(memory, id) {}
-};
 
 struct pvd_port {
     pvd_domain& owner;
