@@ -69,8 +69,6 @@ class Cell:
                 return "events are for small guests with a NIC and a disk that are covered"
             if self["event"] == "held-open" and driver.kind == DISK:
                 return "held-open brings its own disk"
-            if self["event"] == "suspend" and self["driver"] != "virtio-net":
-                return "an e1000e receives nothing after some sleeps, other devices were not tried"
         if self["memory"] == "6G" and self["feature"] in ("there-and-back", "by-file"):
             return f"{self['feature']} with 6 GiB takes minutes"
         return ""

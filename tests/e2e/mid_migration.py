@@ -237,17 +237,23 @@ def _excuse_roms(found: dict[str, Any], _dump: Path) -> None:
             found["pages_lost_outside_oracle"] -= count
 
 
-def _suspend(guest: MovingGuest) -> None:
-    """To RAM (S3), and back. QEMU resets all devices when it wakes the guest up.
+def _link(guest: MovingGuest, up: bool) -> None:
+    """Of a NIC that must not receive while the guest falls asleep."""
+    nic = guest.config.driver(NET)
+    if nic and nic.sleeps_unlinked:
+        guest.source.call("set_link", name=nic.id, up=up)
 
-    Not with the e1000e of QEMU 7.2: now and then it receives nothing any more after a sleep.
-    """
+
+def _suspend(guest: MovingGuest) -> None:
+    """To RAM (S3), and back. QEMU resets all devices when it wakes the guest up."""
     before = len(guest.source.serial)
     _under_way(guest).limit(HOLD)
+    _link(guest, up=False)
     guest.source.order("echo mem >/sys/power/state && echo PVDIRTY awake")
     guest.until("sleep", lambda: guest.source.call("query-status")["status"] == "suspended")
     guest.source.call("system_wakeup")
     guest.until("end of the sleep", lambda: "PVDIRTY awake" in guest.source.serial[before:])
+    _link(guest, up=True)
     if guest.blind:
         guest.excuse = _excuse_roms
     else:
