@@ -309,10 +309,15 @@ private:
         if (migration.status == "completed") {
             return {};
         }
+        if (migration.status == "cancelled") {
+            return fail(exit_failed, "the migration was cancelled");
+        }
+        // The source does not hear from a destination that does not take a device's state.
         return fail(refusal_code(migration.error),
-                    fmt::format("the migration {}{}{}",
-                                migration.status == "cancelled" ? "was cancelled" : "failed",
-                                migration.error.empty() ? "" : ": ", migration.error));
+                    "the migration failed: " +
+                        (migration.error.empty()
+                             ? "QEMU says no more here, see what it printed at the destination"
+                             : migration.error));
     }
 
     Step move_devices(const Rest& rest) {

@@ -108,7 +108,7 @@ Migration read_migration(const json& info) {
 } // namespace
 
 const char* const no_plugin =
-    "no pvdirty plug-in is loaded: start QEMU with -plugin file=libpvdirty-qemu.so";
+    "no pvdirty plug-in is loaded: start QEMU with -plugin file=.../libpvdirty-qemu.so";
 
 bool Migration::running() const noexcept {
     constexpr std::array over{""sv, "completed"sv, "failed"sv, "cancelled"sv};

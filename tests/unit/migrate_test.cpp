@@ -218,6 +218,16 @@ TEST_CASE("migrate: one that fails on its way", "[migrate]") {
     world.check_intact(world.source);
 }
 
+TEST_CASE("migrate: where the reason is when the source does not know it", "[migrate]") {
+    World world;
+    world.source.fails_unexplained = true;
+    const auto report = world.migrate();
+    CHECK(report.code == exit_failed);
+    CHECK(report.status == "failed");
+    CHECK_THAT(report.message, Contains("see what it printed at the destination"));
+    world.check_intact(world.source);
+}
+
 TEST_CASE("migrate: a source that does not go on is no secret", "[migrate]") {
     World world;
     world.source.error = "Broken pipe";
