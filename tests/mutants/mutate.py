@@ -21,7 +21,7 @@ LIST = Path(__file__).with_name("mutants.toml")
 # What is mutated, and what is compiled with it.
 TREES = (
     *("host/include", "host/log", "host/port", "host/session", "host/stream", "host/tracking"),
-    "host/capi",
+    *("host/device_state", "host/capi"),
     "guest/core",
 )
 

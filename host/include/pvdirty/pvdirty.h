@@ -373,4 +373,7 @@ bool pvd_port_load(struct pvd_port* p, const uint8_t* in, size_t len, char* why,
 #endif
 
 // NOLINTEND(modernize-*)
+
+#include "pvdirty/device_state.h" /* the state of a VFIO device itself */
+
 #endif /* PVDIRTY_PVDIRTY_H */
