@@ -74,8 +74,8 @@ std::optional<std::uint64_t> find_capability(const Info& info, std::uint16_t id)
 bool is_migration_region(const Info& info) {
     const auto offset = find_capability(info, VFIO_REGION_INFO_CAP_TYPE);
     const auto type = offset ? at<vfio_region_info_cap_type>(info, *offset) : std::nullopt;
-    return type && type->type == uapi::region_type_migration &&
-           type->subtype == uapi::region_subtype_migration;
+    return type && type->type == VFIO_REGION_TYPE_MIGRATION_DEPRECATED &&
+           type->subtype == VFIO_REGION_SUBTYPE_MIGRATION_DEPRECATED;
 }
 
 /* Areas that may be mapped: those of the sparse capability, or else the whole region. */

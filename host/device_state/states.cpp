@@ -9,9 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include <linux/vfio.h>
+
 #include "device_state/calls.hpp"
 #include "device_state/record.hpp"
-#include "device_state/uapi.hpp"
 
 namespace pvdirty {
 
@@ -45,7 +46,7 @@ std::string name(std::uint32_t state) {
         return "STOP_COPY";
     case VFIO_DEVICE_STATE_RESUMING:
         return "RESUMING";
-    case uapi::state_pre_copy:
+    case VFIO_DEVICE_STATE_PRE_COPY:
         return "PRE_COPY";
     default:
         return std::to_string(state);
@@ -56,7 +57,7 @@ class StatesProtocol final : public DeviceStateProtocol {
 public:
     StatesProtocol(int fd, DeviceCalls calls, std::uint64_t flags)
         : calls_(std::move(calls)), device_(calls_, fd),
-          pre_copy_((flags & uapi::migration_pre_copy) != 0) {}
+          pre_copy_((flags & VFIO_MIGRATION_PRE_COPY) != 0) {}
     StatesProtocol(const StatesProtocol&) = delete;
     StatesProtocol& operator=(const StatesProtocol&) = delete;
     ~StatesProtocol() override { close_data(); }
@@ -147,15 +148,15 @@ Result<bool> StatesProtocol::running() {
 }
 
 Result<void> StatesProtocol::begin_pre_copy() {
-    return pre_copy_ ? set_state(uapi::state_pre_copy, true) : Result<void>{};
+    return pre_copy_ ? set_state(VFIO_DEVICE_STATE_PRE_COPY, true) : Result<void>{};
 }
 
 Result<DevicePending> StatesProtocol::pending(bool stopped) {
     DevicePending pending;
     if (data_fd_ >= 0 && !stopped) {
-        uapi::PrecopyInfo info{};
+        vfio_precopy_info info{};
         info.argsz = sizeof(info);
-        if (const int result = DeviceFd(calls_, data_fd_).ioctl(uapi::get_precopy_info, &info);
+        if (const int result = DeviceFd(calls_, data_fd_).ioctl(VFIO_MIG_GET_PRECOPY_INFO, &info);
             result < 0) {
             return failed("VFIO_MIG_GET_PRECOPY_INFO", result);
         }
@@ -163,8 +164,8 @@ Result<DevicePending> StatesProtocol::pending(bool stopped) {
                                ? UINT64_MAX
                                : info.initial_bytes + info.dirty_bytes;
     }
-    uapi::MigDataSize size{};
-    if (feature(device_, VFIO_DEVICE_FEATURE_GET | uapi::feature_mig_data_size, size) >= 0) {
+    vfio_device_feature_mig_data_size size{};
+    if (feature(device_, VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, size) >= 0) {
         pending.stop_copy = size.stop_copy_length;
     }
     return pending;

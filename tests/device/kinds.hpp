@@ -28,6 +28,12 @@ const std::vector<DeviceKind>& device_kinds();
 
 using Done = tl::expected<void, std::string>;
 
+/** What went wrong, or "". */
+template <class T>
+std::string why(const tl::expected<T, std::string>& result) {
+    return result ? std::string() : result.error();
+}
+
 /** Opens what must be there. */
 std::unique_ptr<DeviceState> open(DeviceModel& device);
 

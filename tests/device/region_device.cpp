@@ -131,8 +131,8 @@ void RegionDevice::region_info(void* argument) const {
         vfio_region_info_cap_type type{};
         type.header.id = VFIO_REGION_INFO_CAP_TYPE;
         type.header.next = layout_.areas.empty() ? 0 : static_cast<std::uint32_t>(sparse);
-        type.type = uapi::region_type_migration;
-        type.subtype = uapi::region_subtype_migration;
+        type.type = VFIO_REGION_TYPE_MIGRATION_DEPRECATED;
+        type.subtype = VFIO_REGION_SUBTYPE_MIGRATION_DEPRECATED;
         put(info, sizeof(header), type);
         if (!layout_.areas.empty()) {
             vfio_info_cap_header capability{};

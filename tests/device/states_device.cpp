@@ -10,8 +10,6 @@
 
 #include <linux/vfio.h>
 
-#include "device_state/uapi.hpp"
-
 namespace pvdirty::test {
 
 namespace {
@@ -152,7 +150,7 @@ int StatesDevice::ioctl(int fd, unsigned long request, void* argument) {
         state = error;
         return -EIO;
     }
-    if (request == uapi::get_precopy_info) {
+    if (request == VFIO_MIG_GET_PRECOPY_INFO) {
         const int result = precopy_info(fd, argument);
         return fault == Fault::none ? result : -EIO;
     }
@@ -186,10 +184,11 @@ int StatesDevice::feature(void* argument, Fault fault) {
     case VFIO_DEVICE_FEATURE_MIGRATION:
         return answer(vfio_device_feature_migration{
             VFIO_MIGRATION_STOP_COPY | (traits_.p2p ? VFIO_MIGRATION_P2P : 0U) |
-            (traits_.pre_copy ? uapi::migration_pre_copy : 0U)});
-    case uapi::feature_mig_data_size:
-        return traits_.knows_size ? answer(uapi::MigDataSize{joined(content_.stop_copy).size()})
-                                  : -ENOTTY;
+            (traits_.pre_copy ? VFIO_MIGRATION_PRE_COPY : 0U)});
+    case VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
+        return traits_.knows_size
+                   ? answer(vfio_device_feature_mig_data_size{joined(content_.stop_copy).size()})
+                   : -ENOTTY;
     case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: {
         vfio_device_feature_mig_state mig{state, -1};
         if (get) {
@@ -271,7 +270,7 @@ int StatesDevice::step(State to, int& fd) {
 }
 
 int StatesDevice::precopy_info(int fd, void* argument) const {
-    uapi::PrecopyInfo info{};
+    vfio_precopy_info info{};
     std::memcpy(&info, argument, sizeof(info));
     if (open_.count(fd) == 0 || info.argsz < sizeof(info) ||
         (state != pre_copy && state != pre_copy_p2p)) {

@@ -8,6 +8,8 @@
 #include <set>
 #include <vector>
 
+#include <linux/vfio.h>
+
 #include "device/device.hpp"
 
 namespace pvdirty::test {
@@ -27,16 +29,15 @@ struct StatesTraits {
  */
 class StatesDevice final : public DeviceModel {
 public:
-    // As enum vfio_device_mig_state of Linux 6.12.
     enum State : std::uint32_t {
-        error,
-        stopped,
-        running,
-        stop_copy,
-        resuming,
-        running_p2p,
-        pre_copy,
-        pre_copy_p2p,
+        error = VFIO_DEVICE_STATE_ERROR,
+        stopped = VFIO_DEVICE_STATE_STOP,
+        running = VFIO_DEVICE_STATE_RUNNING,
+        stop_copy = VFIO_DEVICE_STATE_STOP_COPY,
+        resuming = VFIO_DEVICE_STATE_RESUMING,
+        running_p2p = VFIO_DEVICE_STATE_RUNNING_P2P,
+        pre_copy = VFIO_DEVICE_STATE_PRE_COPY,
+        pre_copy_p2p = VFIO_DEVICE_STATE_PRE_COPY_P2P,
         num_states,
     };
 

@@ -64,7 +64,7 @@ TEST_CASE("migration region: a transaction that the destination cannot take is r
     RegionLayout smaller = trapped;
     smaller.size = 2048;
     Side destination(smaller);
-    CHECK_THAT(load_all(*destination.state, stream).error(),
+    CHECK_THAT(why(load_all(*destination.state, stream)),
                Contains("gave 3000 bytes at once, this one takes"));
     CHECK(destination.device.rests());
 }
@@ -86,7 +86,7 @@ TEST_CASE("migration region: registers that cannot be true are refused", "[devic
         source.device.false_size = GENERATE(0x4001U, UINT64_MAX, UINT64_MAX - 30);
         words = "is not within its region, which has 16384 bytes";
     }
-    CHECK_THAT(source.state->save_iterate(stream.sink()).error(), Contains(words));
+    CHECK_THAT(why(source.state->save_iterate(stream.sink())), Contains(words));
     CHECK(source.device.runs());
     REQUIRE(source.state->cleanup());
     CHECK(source.device.runs());
@@ -98,7 +98,7 @@ TEST_CASE("migration region: bytes that are pending and never come are no end", 
     REQUIRE(source.state->save_setup(stream.sink()));
     source.device.says_no_size = true;
     CHECK(source.state->save_iterate(stream.sink()) == 0U);
-    CHECK_THAT(source.state->save_complete(stream.sink(), {}).error(),
+    CHECK_THAT(why(source.state->save_complete(stream.sink(), {})),
                Contains("bytes are pending, and gives none"));
     CHECK(source.device.rests());
 }
@@ -114,7 +114,7 @@ TEST_CASE("migration region: what a destination says after the data counts", "[d
             destination.device.state = RegionDevice::error;
         }
     });
-    CHECK_THAT(load_all(*destination.state, stream).error(), Contains("state 6 after its data"));
+    CHECK_THAT(why(load_all(*destination.state, stream)), Contains("state 6 after its data"));
     destination.device.faults.on_access({});
     CHECK(destination.device.rests());
 }
@@ -170,8 +170,8 @@ TEST_CASE("migration region: what the kernel says of it is checked", "[device-re
     vfio_region_info_cap_type type{};
     type.header.id = VFIO_REGION_INFO_CAP_TYPE;
     type.header.next = 64;
-    type.type = pvdirty::uapi::region_type_migration;
-    type.subtype = pvdirty::uapi::region_subtype_migration;
+    type.type = VFIO_REGION_TYPE_MIGRATION_DEPRECATED;
+    type.subtype = VFIO_REGION_SUBTYPE_MIGRATION_DEPRECATED;
     vfio_info_cap_header capability{};
     capability.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
     std::uint32_t areas = 2;
@@ -246,7 +246,7 @@ TEST_CASE("migration region: what the kernel says of it is checked", "[device-re
     };
     const auto found = pvdirty::find_migration_region(pvdirty::DeviceFd(calls, 7));
     if (words != "found") {
-        CHECK_THAT(found.error(), Contains(words));
+        CHECK_THAT(why(found), Contains(words));
         return;
     }
     REQUIRE(found);

@@ -72,7 +72,7 @@ TEST_CASE("migration states: the model goes the kernel's ways", "[device-states]
 TEST_CASE("migration states: a session that begins without its fd is given up", "[device-states]") {
     Side side({});
     side.device.gives_no_fd = true;
-    CHECK_THAT(side.state->save_setup(side.stream.sink()).error(), Contains("gave no data fd"));
+    CHECK_THAT(why(side.state->save_setup(side.stream.sink())), Contains("gave no data fd"));
     CHECK(side.device.runs());
     CHECK(side.device.state == StatesDevice::running);
     CHECK(side.device.resets == 0);
@@ -82,7 +82,7 @@ TEST_CASE("migration states: a change that was made and could not be told is tak
           "[device-states]") {
     Side side({});
     side.device.faults.plan(Fault::fails_late, 1); // no fd was free: EMFILE
-    CHECK_THAT(side.state->save_setup(side.stream.sink()).error(),
+    CHECK_THAT(why(side.state->save_setup(side.stream.sink())),
                Contains("PRE_COPY failed: Too many open files"));
     side.device.faults.none();
     CHECK(side.device.state == StatesDevice::running);
@@ -111,7 +111,7 @@ TEST_CASE("migration states: ENOMSG has no place once the device is stopped", "[
         return n == 0 ? -ENOMSG : n;
     };
     auto state = std::move(*pvdirty::DeviceState::open(7, calls));
-    CHECK_THAT(save_all(*state, side.stream).error(), Contains("reading device data failed"));
+    CHECK_THAT(why(save_all(*state, side.stream)), Contains("reading device data failed"));
     CHECK(side.device.rests());
 }
 
@@ -125,7 +125,7 @@ TEST_CASE("migration states: data without end is ended", "[device-states]") {
         return true;
     };
     REQUIRE(state->save_setup(sink));
-    CHECK_THAT(state->save_complete(sink, {}).error(), Contains("more than 52428800 bytes"));
+    CHECK_THAT(why(state->save_complete(sink, {})), Contains("more than 52428800 bytes"));
     CHECK(*count < (52 << 20));
     CHECK(side.device.rests());
 }
@@ -144,7 +144,7 @@ TEST_CASE("migration states: an error state is left by a reset, and that is said
     Side side({});
     REQUIRE(side.state->save_setup(side.stream.sink()));
     side.device.faults.plan(Fault::breaks, 0);
-    CHECK(side.state->stop().error() ==
+    CHECK(why(side.state->stop()) ==
           "setting the device's migration state STOP_COPY failed: Input/output error; the device "
           "had to be reset, and has lost its state");
     CHECK(side.device.rests());
