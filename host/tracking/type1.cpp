@@ -14,7 +14,6 @@
 
 #include <linux/vfio.h>
 
-#include "log/word.hpp"
 #include "tracking/user_memory.hpp"
 
 namespace pvdirty::vfio {
@@ -136,8 +135,8 @@ int Type1DirtyPages::get_bitmap(const vfio_iommu_type1_dirty_bitmap_get& get) {
 }
 
 /*
- * update_user_bitmap(): the words of a mapping are overwritten, also past its last page; of the
- * first one, which the mapping before may share, the bits below stay.
+ * update_user_bitmap(): the words of a mapping are overwritten, also past its last page, but for a
+ * first one that it begins inside of: the mapping before may share that, and bits are added to it.
  */
 int Type1DirtyPages::hand_over(IovaRange mapping, std::uint64_t base, const vfio_bitmap& bitmap,
                                bool last) {
@@ -154,11 +153,11 @@ int Type1DirtyPages::hand_over(IovaRange mapping, std::uint64_t base, const vfio
     }
     unread_.insert(mapping.first);
     if (shift != 0) {
-        std::uint64_t below = 0;
-        if (!copy_from_user(&below, user, sizeof(below))) {
+        std::uint64_t before = 0;
+        if (!copy_from_user(&before, user, sizeof(before))) {
             return -EFAULT;
         }
-        words.front() |= below & bit_span(0, shift - 1);
+        words.front() |= before;
     }
     if (!copy_to_user(user, words.data(), words.size() * word_bytes)) {
         return -EFAULT;

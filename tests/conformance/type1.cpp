@@ -58,9 +58,12 @@ int cleared_get(Machine& m, const Get& get = {}) {
     return m.get(get);
 }
 
-int cleared_unmap(Machine& m, const Get& get) {
+/* The same of an UNMAP with its bitmap. */
+int fresh_unmap(Machine& m, const Get& get) {
     m.words.fill(0);
-    return m.unmap(get);
+    int result = m.stop();
+    result = result != 0 ? result : m.start();
+    return result != 0 ? result : m.unmap(get);
 }
 
 /* An unmap that must fail, and then what is still mapped. */
@@ -196,7 +199,11 @@ std::vector<Row> table() {
 
         // Must the caller zero the bitmap? (003)
         {"003 GET: of a bitmap that is not zeroed, words of mappings are overwritten",
-         [](M& m) { return fresh_get(m, ones); }, 0, Words{ones, ones, ones, bits(0, 10)}},
+         [](M& m) { return fresh_get(m, ones, {.first = 100, .pages = 28}); }, 0,
+         Words{bits(0, 27), ones, ones, ones}},
+        {"003 GET: but for a word that a mapping begins inside of: bits are added there",
+         [](M& m) { return fresh_get(m, 0xf0f0f0f0f0f0f0f0); }, 0,
+         Words{ones, ones, 0xf0f0f0f0f0f0f0f0, 0xf0f0f0f0f0f0f7f0}},
         {"003 GET: and nothing is written where nothing is mapped",
          [](M& m) { return fresh_get(m, 0x5a5a, {.first = 128, .pages = 64}); }, 0,
          Words{0x5a5a, 0x5a5a, 0x5a5a, 0x5a5a}},
@@ -228,7 +235,7 @@ std::vector<Row> table() {
         {"001 what it maps is dirty", [](M& m) { return fresh_get(m, 0); }, 0,
          Words{ones, ones, 0, bits(8, 12)}},
         {"001 UNMAP of it with its last bits",
-         [](M& m) { return cleared_unmap(m, {.first = 203, .pages = 2}); }, 0, Words{3, 0, 0, 0}},
+         [](M& m) { return fresh_unmap(m, {.first = 203, .pages = 2}); }, 0, Words{3, 0, 0, 0}},
         {"UNMAP: argsz without the bitmap", [](M& m) { return refused_unmap(m, {.argsz = 24}); },
          -EINVAL},
         {"UNMAP: argsz a byte short", [](M& m) { return refused_unmap(m, {.argsz = 47}); },
@@ -261,7 +268,7 @@ std::vector<Row> table() {
          0, Words{7, 7, 7, 7}},
         {"UNMAP: two mappings and a hole",
          [](M& m) {
-             const int result = cleared_unmap(m, {.first = 100, .pages = 156});
+             const int result = fresh_unmap(m, {.first = 100, .pages = 156});
              return m.unmapped() == 31 * page ? result : -EDOM;
          },
          0, Words{bits(0, 27), bits(36, 38), 0, 0}},
