@@ -25,7 +25,7 @@ struct Call {
         std::memcpy(bytes.data() + sizeof(head), &tail, sizeof(tail));
     }
     [[nodiscard]] Head head() const noexcept {
-        Head head;
+        Head head{};
         std::memcpy(&head, bytes.data(), sizeof(head));
         return head;
     }

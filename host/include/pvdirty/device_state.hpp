@@ -153,9 +153,9 @@ public:
     [[nodiscard]] bool device_was_reset() const noexcept;
 
     /**
-     * From lock() to unlock(), no call on another thread uses the device. A dirty bitmap that is read
-     * through the same migration region needs that: both use its registers. The sink and the source
-     * are called under this lock.
+     * From lock() to unlock(), no call on another thread uses the device. A dirty bitmap that is
+     * read through the same migration region needs that: both use its registers. The sink and the
+     * source are called under this lock.
      */
     void lock() { mutex_.lock(); }
     bool try_lock() { return mutex_.try_lock(); }
