@@ -329,7 +329,7 @@ static int grow_window(struct pvd_log *log, u64 i, bool *unregistered)
 	kfree(stub);
 	w->counts = grown.counts;
 	w->npages = grown.npages;
-	/* Partner: window_of(); x86 keeps its loads in order. */
+	/* Partner: pvd_load_acquire() in window_of(). */
 	smp_store_release(&w->marks, grown.marks);
 	pr_info("log grown by a GiB window at %#llx\n",
 		PFN_PHYS(i << PVDIRTY_WINDOW_SHIFT));

@@ -74,7 +74,12 @@ static inline struct pvd_window *window_of(struct pvd_log *log, u64 pfn)
 
 	if (index < log->nwindows) {
 		w = &log->windows[index];
-		if (w->marks && (pfn & (PVDIRTY_WINDOW_PAGES - 1)) < w->npages)
+		/*
+		 * Partner: grow_window() in logmem.c, which publishes marks
+		 * last. All else of the window is read after this.
+		 */
+		if (pvd_load_acquire(&w->marks) &&
+		    (pfn & (PVDIRTY_WINDOW_PAGES - 1)) < w->npages)
 			return w;
 	}
 	pvd_incomplete(log, PVDIRTY_I_OUTSIDE);

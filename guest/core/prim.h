@@ -4,7 +4,7 @@
  * and for user-space tests. The partner of each is the host, which sees guest
  * RAM from another CPU: so the kernel's smp_*() and atomic_*() will not do,
  * since a guest with one vCPU patches their LOCK prefixes away. sync_*() and
- * virt_*() keep them.
+ * virt_*() keep them. pvd_load_acquire() alone has its partner in the guest.
  */
 #ifndef PVDIRTY_CORE_PRIM_H
 #define PVDIRTY_CORE_PRIM_H
@@ -20,6 +20,7 @@
 #define pvd_read(p) READ_ONCE(*(p))
 #define pvd_cmpxchg(p, old, new) sync_cmpxchg(p, old, new)
 #define pvd_rmb() virt_rmb() /* partners are named where it is used */
+#define pvd_load_acquire(p) smp_load_acquire(p) /* likewise */
 #define pvd_dma_rmb() dma_rmb()
 
 #else
@@ -41,6 +42,7 @@ typedef __u64 u64;
 #endif
 
 #define pvd_read(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+#define pvd_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 /* Returns what was there, like the kernel's cmpxchg(). */
 #define pvd_cmpxchg(p, old, new)                                               \
 	__extension__({                                                        \
