@@ -10,6 +10,7 @@
 
 #include "compat.h"
 #include "layer.h"
+#include "pages.h"
 #include "pvdirty.h"
 
 /* Why the layer cannot serve the device as things are. */
@@ -37,15 +38,12 @@ static int copy_range_map(struct pvd_layer *layer)
 {
 	const struct bus_dma_region *map = layer->dev->dma_range_map, *copy;
 	struct device *shadow = &layer->shadow;
-	size_t n = 1;
 
 	if (!map) {
 		shadow->dma_range_map = NULL;
 		return 0;
 	}
-	while (map[n - 1].size)
-		n++;
-	copy = devm_kmemdup(shadow, map, n * sizeof(*map), GFP_KERNEL);
+	copy = devm_kmemdup(shadow, map, pvd_ranges_bytes(map), GFP_KERNEL);
 	if (!copy)
 		return -ENOMEM;
 	shadow->dma_range_map = copy;

@@ -78,10 +78,7 @@ static inline struct pvd_layer *layer_of(struct device *dev,
 
 static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 {
-	if (likely(pvd_pages_hold(layer->log, to_phys(layer, addr), size)))
-		return;
-	pvd_attach_spoil(layer, PVDIRTY_R_OUTSIDE);
-	pvd_cover_look_later();
+	pvd_pages_hold(layer, layer->log, to_phys(layer, addr), size);
 }
 
 void __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
@@ -198,19 +195,15 @@ static u8 take_ranges(struct pvd_layer *layer)
 {
 	const struct bus_dma_region *map = layer->dev->dma_range_map;
 	const struct bus_dma_region *mine = layer->ranges;
-	size_t n = 1;
+	size_t bytes = map ? pvd_ranges_bytes(map) : 0;
 
-	if (map) {
-		while (map[n - 1].size)
-			n++;
-	}
 	if (layer->configured) {
-		if (!map == !mine && (!map || !memcmp(map, mine, n * sizeof(*map))))
+		if (!map == !mine && (!map || !memcmp(map, mine, bytes)))
 			return PVDIRTY_R_NONE;
 		return PVDIRTY_R_OTHER_OPS;
 	}
 	if (map) {
-		layer->ranges = kmemdup(map, n * sizeof(*map), GFP_KERNEL);
+		layer->ranges = kmemdup(map, bytes, GFP_KERNEL);
 		if (!layer->ranges)
 			return PVDIRTY_R_NO_MEMORY;
 	}

@@ -6,9 +6,7 @@
  * work as ever.
  *
  * Each device has an operations table of its own, so the way from the device
- * to its layer is a container_of(). Pages are told from DMA addresses, after
- * map and before unmap: a bounced page is then its slot, since that is what
- * the device writes.
+ * to its layer is a container_of().
  *
  * Order: counted before the driver gets the address; marked and counted out
  * before the address becomes invalid.
@@ -16,83 +14,36 @@
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
 #include <linux/percpu.h>
-#include <linux/pfn.h>
 
 #include "compat.h"
 #include "layer.h"
+#include "pages.h"
 #include "pvdirty.h"
-#include "touch.h"
 
 static inline struct pvd_layer *to_layer(struct device *dev)
 {
 	return container_of(dev->dma_ops, struct pvd_layer, ops);
 }
 
-/* ---- what is done with the pages of a mapping ----------------------------- */
-
-static inline bool device_writes(enum dma_data_direction dir)
+static inline phys_addr_t to_phys(struct pvd_layer *layer, dma_addr_t addr)
 {
-	return dir == DMA_FROM_DEVICE || dir == DMA_BIDIRECTIONAL;
-}
-
-/* First and last page of a mapping, as core/ wants them. */
-static inline void to_pfns(struct pvd_layer *layer, dma_addr_t addr,
-			   size_t size, u64 *first, u64 *last)
-{
-	phys_addr_t phys = dma_to_phys(&layer->shadow, addr);
-
-	*first = PHYS_PFN(phys);
-	*last = PHYS_PFN(phys + size - 1);
+	return dma_to_phys(&layer->shadow, addr);
 }
 
 static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 {
-	u64 first, last;
-
-	if (unlikely(!layer->log || !size))
-		return;
-	to_pfns(layer, addr, size, &first, &last);
-	if (unlikely(!pvd_hold(layer->log, first, last))) {
-		pvd_attach_spoil(layer, PVDIRTY_R_OUTSIDE);
-		pvd_cover_look_later();
-	}
+	pvd_pages_hold(layer, layer->log, to_phys(layer, addr), size);
 }
 
 static inline void release(struct pvd_layer *layer, dma_addr_t addr,
 			   size_t size)
 {
-	u64 first, last;
-
-	if (unlikely(!size))
-		return;
-	to_pfns(layer, addr, size, &first, &last);
-	if (likely(layer->log))
-		pvd_release(layer->log, first, last);
-	else
-		pvd_touch(first, last);
+	pvd_pages_release(layer->log, to_phys(layer, addr), size);
 }
 
-/* The driver is about to read a buffer that stays mapped. */
 static inline void sync(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 {
-	u64 first, last;
-
-	if (unlikely(!size))
-		return;
-	to_pfns(layer, addr, size, &first, &last);
-	if (unlikely(!layer->log)) {
-		pvd_touch(first, last);
-		return;
-	}
-	pvd_dma_rmb(); /* partner: the host's fence after it set logging */
-	if (pvd_logging(layer->log))
-		pvd_mark(layer->log, first, last);
-}
-
-/* An entry of a mapped list that describes guest RAM. */
-static inline bool sg_in_ram(struct scatterlist *sg)
-{
-	return sg_dma_len(sg) && !pvd_sg_is_bus_address(sg);
+	pvd_pages_sync(layer->log, to_phys(layer, addr), size);
 }
 
 /* ---- the operations -------------------------------------------------------- */
@@ -182,7 +133,7 @@ static dma_addr_t op_map_page(struct device *dev, struct page *page,
 	if (unlikely(dma_mapping_error(&layer->shadow, addr)))
 		return addr;
 	this_cpu_inc(*layer->held);
-	if (device_writes(dir))
+	if (pvd_device_writes(dir))
 		hold(layer, addr, size);
 	return addr;
 }
@@ -192,7 +143,7 @@ static void op_unmap_page(struct device *dev, dma_addr_t addr, size_t size,
 {
 	struct pvd_layer *layer = to_layer(dev);
 
-	if (device_writes(dir))
+	if (pvd_device_writes(dir))
 		release(layer, addr, size);
 	dma_unmap_page_attrs(&layer->shadow, addr, size, dir, attrs);
 	this_cpu_dec(*layer->held);
@@ -211,9 +162,9 @@ static int op_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
 	if (unlikely(ret))
 		return ret;
 	this_cpu_inc(*layer->held);
-	if (device_writes(dir)) {
+	if (pvd_device_writes(dir)) {
 		for_each_sg(sgl, sg, sgt.nents, i) {
-			if (sg_in_ram(sg))
+			if (pvd_sg_in_ram(sg))
 				hold(layer, sg_dma_address(sg), sg_dma_len(sg));
 		}
 	}
@@ -231,9 +182,9 @@ static void op_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
 	 * nents is what the driver gave to map; entries past those that were
 	 * used have no DMA length.
 	 */
-	if (device_writes(dir)) {
+	if (pvd_device_writes(dir)) {
 		for_each_sg(sgl, sg, nents, i) {
-			if (sg_in_ram(sg))
+			if (pvd_sg_in_ram(sg))
 				release(layer, sg_dma_address(sg),
 					sg_dma_len(sg));
 		}
@@ -270,7 +221,7 @@ static void op_sync_single_for_cpu(struct device *dev, dma_addr_t addr,
 {
 	struct pvd_layer *layer = to_layer(dev);
 
-	if (device_writes(dir))
+	if (pvd_device_writes(dir))
 		sync(layer, addr, size);
 	dma_sync_single_for_cpu(&layer->shadow, addr, size, dir);
 }
@@ -288,9 +239,9 @@ static void op_sync_sg_for_cpu(struct device *dev, struct scatterlist *sgl,
 	struct scatterlist *sg;
 	int i;
 
-	if (device_writes(dir)) {
+	if (pvd_device_writes(dir)) {
 		for_each_sg(sgl, sg, nents, i) {
-			if (sg_in_ram(sg))
+			if (pvd_sg_in_ram(sg))
 				sync(layer, sg_dma_address(sg), sg_dma_len(sg));
 		}
 	}

@@ -7,6 +7,7 @@
 #ifndef PVDIRTY_PAGES_H
 #define PVDIRTY_PAGES_H
 
+#include <linux/dma-direct.h>
 #include <linux/dma-direction.h>
 #include <linux/pfn.h>
 #include <linux/scatterlist.h>
@@ -26,15 +27,29 @@ static inline bool pvd_sg_in_ram(struct scatterlist *sg)
 	return sg_dma_len(sg) && !pvd_sg_is_bus_address(sg);
 }
 
-/*
- * A device may write these bytes from now on. @log: NULL when touching. False
- * if the log does not describe them, and now says so.
- */
-static inline bool pvd_pages_hold(struct pvd_log *log, phys_addr_t phys,
-				  size_t size)
+/* Size of a table of DMA ranges with its end, in bytes. */
+static inline size_t pvd_ranges_bytes(const struct bus_dma_region *ranges)
 {
-	return unlikely(!log || !size) ||
-	       pvd_hold(log, PHYS_PFN(phys), PHYS_PFN(phys + size - 1));
+	size_t n = 1;
+
+	while (ranges[n - 1].size)
+		n++;
+	return n * sizeof(*ranges);
+}
+
+/*
+ * The layer's device may write these bytes from now on. @log: its log, or NULL
+ * when touching. What the log does not describe is said.
+ */
+static inline void pvd_pages_hold(struct pvd_layer *layer, struct pvd_log *log,
+				  phys_addr_t phys, size_t size)
+{
+	if (unlikely(!log || !size))
+		return;
+	if (likely(pvd_hold(log, PHYS_PFN(phys), PHYS_PFN(phys + size - 1))))
+		return;
+	pvd_attach_spoil(layer, PVDIRTY_R_OUTSIDE);
+	pvd_cover_look_later();
 }
 
 /* It does not any more. */
