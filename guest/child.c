@@ -83,6 +83,11 @@ void pvd_child_look(void)
 		check(child);
 }
 
+bool pvd_child_any(void)
+{
+	return !list_empty(&children);
+}
+
 static void arm(struct device *dev)
 {
 	struct child *child;
@@ -129,13 +134,15 @@ static bool matters(struct device *dev)
 static int on_child(struct notifier_block *nb, unsigned long action, void *data)
 {
 	struct device *dev = data;
+	bool changed = false;
 	struct child *child;
 
 	mutex_lock(&pvdirty.lock);
 	child = find(dev);
 	switch (action) {
 	case BUS_NOTIFY_ADD_DEVICE:
-		if (matters(dev))
+		changed = matters(dev);
+		if (changed)
 			arm(dev);
 		break;
 	case BUS_NOTIFY_BIND_DRIVER:
@@ -147,25 +154,34 @@ static int on_child(struct notifier_block *nb, unsigned long action, void *data)
 			check(child);
 		break;
 	case BUS_NOTIFY_REMOVED_DEVICE:
+		changed = child;
 		if (child)
 			forget(child);
 		break;
 	}
 	mutex_unlock(&pvdirty.lock);
+	/* Not for all: CPUs that come and go make platform devices too. */
+	if (changed)
+		pvd_hooks_update();
 	return NOTIFY_DONE;
 }
 
 /* A driver that is about to probe waits for us in on_child(). */
 static int scan_child(struct device *dev, void *data)
 {
+	bool below;
+
 	mutex_lock(&pvdirty.lock);
-	if (matters(dev)) {
+	below = matters(dev);
+	if (below) {
 		if (READ_ONCE(dev->driver))
 			spoil(dev);
 		else
 			arm(dev);
 	}
 	mutex_unlock(&pvdirty.lock);
+	if (below)
+		pvd_hooks_update();
 	return 0;
 }
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Covered devices: which there are, whether each is tracked, and why not. The
- * host reads it in the log's device table and trusts no silence, so a device
- * is said to be tracked only after all was checked, and not to be tracked, with
- * a gap raised, before it ceases to be.
+ * Covered devices: which there are, and whether each is tracked, from when it
+ * comes until it is gone. devtable.c tells the host.
  *
  * A driver that goes takes nothing from the tracking: what it mapped is counted
  * until it is given back, and a device that is no bus master writes nothing
@@ -15,13 +13,9 @@
 #include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/slab.h>
-#include <linux/string.h>
-#include <linux/virtio.h>
-#include <linux/virtio_config.h>
 #include <linux/workqueue.h>
 
 #include "pvdirty.h"
-#include "trace.h"
 
 /* How often devices that wait for their last unmap are looked at. */
 #define REAP_INTERVAL HZ
@@ -34,26 +28,6 @@ static DECLARE_DELAYED_WORK(reap_work, reap);
 
 static void look(struct work_struct *work);
 static DECLARE_WORK(look_work, look);
-
-static const char *const reason_text[] = {
-	[PVDIRTY_R_NONE] = "no reason",
-	[PVDIRTY_R_NO_DRIVER] = "no driver",
-	[PVDIRTY_R_EARLY_DRIVER] = "its driver was bound before pvdirty came, bind it anew",
-	[PVDIRTY_R_IOMMU] = "a virtual IOMMU translates its DMA",
-	[PVDIRTY_R_USER_DMA] = "driven from user space",
-	[PVDIRTY_R_COHERENT_MEM] = "has coherent memory of its own",
-	[PVDIRTY_R_OTHER_OPS] = "has other DMA operations",
-	[PVDIRTY_R_NO_MEMORY] = "no memory for the layer",
-	[PVDIRTY_R_NO_LOG] = "its port takes no complete log",
-	[PVDIRTY_R_NO_DMA_API] = "virtio without iommu_platform, its driver bypasses the DMA API",
-	[PVDIRTY_R_CHILD] = "a child device of it does DMA of its own",
-	[PVDIRTY_R_OUTSIDE] = "it mapped memory that the log does not describe",
-};
-
-const char *pvd_reason_text(u8 reason)
-{
-	return reason < ARRAY_SIZE(reason_text) ? reason_text[reason] : "?";
-}
 
 static struct pvd_dev *find(const struct device *dev)
 {
@@ -73,110 +47,6 @@ struct pvd_dev *pvd_cover_above(struct device *dev)
 	for (dev = dev->parent; dev && !pd; dev = dev->parent)
 		pd = find(dev);
 	return pd;
-}
-
-/* ---- what the host is told ------------------------------------------------- */
-
-/*
- * Below a function that makes a PCI domain of its own (VMD) the routing id
- * means nothing to the host, which knows the function only.
- */
-static bool in_hosts_domain(const struct pvd_dev *pd)
-{
-	return !pd->port || pci_domain_nr(to_pci_dev(pd->dev)->bus) ==
-				    pci_domain_nr(pd->port->pdev->bus);
-}
-
-static int find_slot(void)
-{
-	int i;
-
-	for (i = 0; i < PVDIRTY_MAX_DEVICES; i++) {
-		if (!pvdirty.log.ctl->devices[i])
-			return i;
-	}
-	return -1;
-}
-
-/* Can it write by itself? A device that does not answer is gone. */
-static bool is_bus_master(struct pci_dev *pdev)
-{
-	u16 command;
-
-	return !pci_read_config_word(pdev, PCI_COMMAND, &command) &&
-	       !PCI_POSSIBLE_ERROR(command) && (command & PCI_COMMAND_MASTER);
-}
-
-/* Write the device's word. */
-static void publish(struct pvd_dev *pd)
-{
-	u32 word = 0;
-
-	if (!pvd_have_log())
-		return;
-	if (!in_hosts_domain(pd)) {
-		if (pd->state == PVDIRTY_DEV_UNTRACKED &&
-		    (pd->reason != PVDIRTY_R_NO_DRIVER ||
-		     is_bus_master(to_pci_dev(pd->dev))))
-			pvd_cover_spoil(pvd_cover_above(pd->dev));
-		return;
-	}
-	if (pd->state != PVDIRTY_DEV_FREE) {
-		word = PVDIRTY_DEV(pci_dev_id(to_pci_dev(pd->dev)), pd->state,
-				   pd->reason);
-		if (pd->slot < 0)
-			pd->slot = find_slot();
-		if (pd->slot < 0) {
-			pr_warn("%s: more than %u devices, the log is incomplete from now on\n",
-				dev_name(pd->dev), PVDIRTY_MAX_DEVICES);
-			pvd_incomplete(&pvdirty.log, PVDIRTY_I_DEVICES);
-			return;
-		}
-	}
-	if (pd->slot < 0)
-		return;
-	WRITE_ONCE(pvdirty.log.ctl->devices[pd->slot], cpu_to_le32(word));
-	if (!word)
-		pd->slot = -1;
-}
-
-static void say(const struct pvd_dev *pd)
-{
-	const char *name = dev_name(pd->dev);
-
-	if (pd->state == PVDIRTY_DEV_TRACKED)
-		pr_info("%s: tracked, driver %s\n", name,
-			pd->dev->driver->name);
-	else if (pd->state == PVDIRTY_DEV_FREE)
-		pr_info("%s: removed\n", name);
-	else if (pd->reason == PVDIRTY_R_NO_DRIVER)
-		pr_info("%s: covered, not tracked while it has no driver\n",
-			name);
-	else
-		pr_warn("%s: NOT tracked: %s\n", name,
-			pvd_reason_text(pd->reason));
-}
-
-static void set_state(struct pvd_dev *pd, u8 state, u8 reason)
-{
-	/* A device that comes anew may be one that was tracked and removed. */
-	bool gap = state == PVDIRTY_DEV_UNTRACKED &&
-		   pd->state != PVDIRTY_DEV_UNTRACKED;
-
-	if (pd->state == state && pd->reason == reason)
-		return;
-	pd->state = state;
-	pd->reason = reason;
-	publish(pd);
-	/*
-	 * After the word, with a full barrier: the host reads gaps first, so it
-	 * misses neither. Before anything else changes.
-	 */
-	if (gap && pvd_have_log())
-		pvd_gap(&pvdirty.log);
-	pvd_ports_notify();
-	trace_pvdirty_device(dev_name(pd->dev), state, reason);
-	say(pd);
 }
 
 void pvd_cover_spoil(struct pvd_dev *pd)
@@ -207,19 +77,9 @@ static void look(struct work_struct *work)
 			continue;
 		reason = pvd_attach_spoilt(pd->layer);
 		if (reason)
-			set_state(pd, PVDIRTY_DEV_UNTRACKED, reason);
+			pvd_devtable_set(pd, PVDIRTY_DEV_UNTRACKED, reason);
 	}
 	mutex_unlock(&pvdirty.lock);
-}
-
-void pvd_cover_log_ready(void)
-{
-	struct pvd_dev *pd;
-
-	list_for_each_entry(pd, &pvdirty.devs, node) {
-		if (!pd->gone)
-			publish(pd);
-	}
 }
 
 /* ---- life of a device ------------------------------------------------------ */
@@ -277,8 +137,8 @@ static void reap(struct work_struct *work)
 			continue;
 		if (was_left(pd)) {
 			if (time_after_eq(jiffies, pd->left + REMOVAL_GRACE))
-				set_state(pd, PVDIRTY_DEV_UNTRACKED,
-					  PVDIRTY_R_NO_DRIVER);
+				pvd_devtable_set(pd, PVDIRTY_DEV_UNTRACKED,
+						 PVDIRTY_R_NO_DRIVER);
 			else
 				again = true;
 		}
@@ -298,6 +158,7 @@ static void reap(struct work_struct *work)
 	if (again)
 		reap_later();
 	mutex_unlock(&pvdirty.lock);
+	pvd_hooks_update();
 }
 
 /* Features that the device's port has negotiated. */
@@ -323,12 +184,12 @@ static void cover(struct device *dev, struct pvd_port *port)
 	list_add_tail(&pd->node, &pvdirty.devs);
 	if (dev->driver) {
 		pd->bound = true;
-		set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_EARLY_DRIVER);
+		pvd_devtable_set(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_EARLY_DRIVER);
 		return;
 	}
 	if (features_of(pd))
 		pd->layer = pvd_attach_new(dev);
-	set_state(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
+	pvd_devtable_set(pd, PVDIRTY_DEV_UNTRACKED, PVDIRTY_R_NO_DRIVER);
 }
 
 void pvd_cover_add(struct pci_dev *pdev)
@@ -344,46 +205,10 @@ void pvd_cover_add(struct pci_dev *pdev)
 	if (port && !pvdirty.stopping && !find(dev))
 		cover(dev, port);
 	mutex_unlock(&pvdirty.lock);
+	/* No driver can probe it before this. */
+	if (port)
+		pvd_hooks_update();
 	device_unlock(dev);
-}
-
-/*
- * Drivers that hand the device to user space, which maps without us. Those of
- * uio that are not named here show once they have made their uio device.
- */
-static bool drives_user_dma(struct device *dev)
-{
-	static const char *const names[] = {
-		"uio_pci_generic", "igb_uio", "vp-vdpa", "ifcvf", "usnic_verbs",
-	};
-
-	return to_pci_driver(dev->driver)->driver_managed_dma ||
-	       match_string(names, ARRAY_SIZE(names), dev->driver->name) >= 0;
-}
-
-static int is_uio(struct device *child, void *data)
-{
-	return child->class && !strcmp(child->class->name, "uio");
-}
-
-/*
- * Without VIRTIO_F_ACCESS_PLATFORM virtio's drivers give the device physical
- * addresses, and nobody maps anything. What the device offers of it is taken.
- */
-static bool is_virtio(struct device *dev)
-{
-	return !strcmp(dev->driver->name, "virtio-pci");
-}
-
-static int has_platform_access(struct device *child, void *data)
-{
-	struct virtio_device *vdev;
-
-	if (!child->bus || strcmp(child->bus->name, "virtio"))
-		return 0;
-	vdev = dev_to_virtio(child);
-	return !!(vdev->config->get_features(vdev) &
-		  BIT_ULL(VIRTIO_F_ACCESS_PLATFORM));
 }
 
 static u8 bind(struct pvd_dev *pd)
@@ -398,16 +223,9 @@ static u8 bind(struct pvd_dev *pd)
 	if (!pd->layer)
 		return PVDIRTY_R_NO_MEMORY;
 	reason = pvd_attach_bind(pd->layer, features_of(pd));
-	if (drives_user_dma(pd->dev))
+	if (pvd_drives_user_dma(pd->dev))
 		return PVDIRTY_R_USER_DMA;
-	/*
-	 * What a virtio device offers shows once it has been probed. A device
-	 * that is bus master already, left so by firmware or by a kernel that
-	 * crashed, may write where nobody mapped anything until its driver has
-	 * reset it.
-	 */
-	if (!reason &&
-	    (is_virtio(pd->dev) || is_bus_master(to_pci_dev(pd->dev))))
+	if (!reason && pvd_open_until_probed(pd->dev))
 		return PVDIRTY_R_NO_DRIVER;
 	return reason;
 }
@@ -422,8 +240,8 @@ void pvd_cover_bind(struct device *dev)
 	if (pd && pin(pd)) {
 		pd->bound = true;
 		reason = bind(pd);
-		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
-				       PVDIRTY_DEV_TRACKED, reason);
+		pvd_devtable_set(pd, reason ? PVDIRTY_DEV_UNTRACKED :
+					      PVDIRTY_DEV_TRACKED, reason);
 		if (!pd->layer)
 			unpin(pd);
 	} else if (pd && pd->layer) {
@@ -445,14 +263,10 @@ void pvd_cover_bound(struct device *dev)
 	probed = pd && pd->bound && pd->layer &&
 		 pd->reason == PVDIRTY_R_NO_DRIVER;
 	if (probed || (pd && pd->state == PVDIRTY_DEV_TRACKED)) {
-		reason = pvd_attach_check(pd->layer);
-		if (!reason && probed && is_virtio(dev) &&
-		    !device_for_each_child(dev, NULL, has_platform_access))
-			reason = PVDIRTY_R_NO_DMA_API;
-		if (!reason && device_for_each_child(dev, NULL, is_uio))
-			reason = PVDIRTY_R_USER_DMA;
-		set_state(pd, reason ? PVDIRTY_DEV_UNTRACKED :
-				       PVDIRTY_DEV_TRACKED, reason);
+		reason = pvd_attach_check(pd->layer) ?:
+			 pvd_probed_obstacle(dev);
+		pvd_devtable_set(pd, reason ? PVDIRTY_DEV_UNTRACKED :
+					      PVDIRTY_DEV_TRACKED, reason);
 	}
 	mutex_unlock(&pvdirty.lock);
 }
@@ -467,9 +281,9 @@ void pvd_cover_unbound(struct device *dev, bool failed)
 		pd->bound = false;
 		pd->left = jiffies;
 		if (failed || pd->state != PVDIRTY_DEV_TRACKED ||
-		    is_bus_master(to_pci_dev(dev)))
-			set_state(pd, PVDIRTY_DEV_UNTRACKED,
-				  PVDIRTY_R_NO_DRIVER);
+		    pvd_is_bus_master(to_pci_dev(dev)))
+			pvd_devtable_set(pd, PVDIRTY_DEV_UNTRACKED,
+					 PVDIRTY_R_NO_DRIVER);
 		if (pd->layer)
 			reap_later();
 	}
@@ -483,7 +297,7 @@ void pvd_cover_removed(struct device *dev)
 	mutex_lock(&pvdirty.lock);
 	pd = find(dev);
 	if (pd) {
-		set_state(pd, PVDIRTY_DEV_FREE, PVDIRTY_R_NONE);
+		pvd_devtable_set(pd, PVDIRTY_DEV_FREE, PVDIRTY_R_NONE);
 		pd->gone = true;
 		pd->bound = false;
 		if (pd->layer)
@@ -492,6 +306,7 @@ void pvd_cover_removed(struct device *dev)
 			drop(pd);
 	}
 	mutex_unlock(&pvdirty.lock);
+	pvd_hooks_update();
 }
 
 /* A covered device that is still on the list, referenced. */

@@ -8,6 +8,7 @@
 #include <linux/device.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
+#include <linux/mutex.h>
 #include <linux/slab.h>
 
 #include "compat.h"
@@ -166,9 +167,28 @@ bool __pvdirty_wants_sync(struct device *dev)
 
 /* ---- called by the rest of us ---------------------------------------------- */
 
-void pvd_hooks_on(void)
+/* Is there a device that may have a layer, or the tripwire? */
+static bool hooks_wanted(void)
 {
-	static_branch_enable(&pvdirty_key);
+	bool wanted;
+
+	mutex_lock(&pvdirty.lock);
+	wanted = !list_empty(&pvdirty.devs) || pvd_child_any();
+	mutex_unlock(&pvdirty.lock);
+	return wanted;
+}
+
+void pvd_hooks_update(void)
+{
+	/* Whoever comes last decides by what is so then. */
+	static DEFINE_MUTEX(turn);
+
+	mutex_lock(&turn);
+	if (hooks_wanted())
+		static_branch_enable(&pvdirty_key);
+	else
+		static_branch_disable(&pvdirty_key);
+	mutex_unlock(&turn);
 }
 
 bool pvd_tripwire_put(struct device *dev)

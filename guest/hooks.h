@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The hook in the DMA core: kernel/dma/mapping.c calls these where hooks.cocci
- * has placed the calls. Each costs a no-op while there is no port, and
+ * has placed the calls. Each costs a no-op while no device is covered, and
  * nothing at all without CONFIG_PVDIRTY=y.
  *
  * A mapping is counted when it has succeeded, before the driver gets its
@@ -20,7 +20,7 @@ struct device;
 struct scatterlist;
 
 #if IS_BUILTIN(CONFIG_PVDIRTY)
-/* On once there is a port. */
+/* On while a device is covered; see pvd_hooks_update(). */
 DECLARE_STATIC_KEY_FALSE(pvdirty_key);
 #define pvdirty_on() static_branch_unlikely(&pvdirty_key)
 #if !__has_attribute(__no_caller_saved_registers__)
@@ -33,7 +33,7 @@ DECLARE_STATIC_KEY_FALSE(pvdirty_key);
 /*
  * These save every register that they use, and the compiler does not see that
  * they are called. So the functions of the DMA core keep hardly any register for
- * our sake: while there is no port it is little more than the no-op.
+ * our sake: while no device is covered it is little more than the no-op.
  * They are not traced, since tracing keeps fewer registers.
  */
 notrace __no_caller_saved_registers

@@ -21,15 +21,10 @@ struct pvdirty pvdirty = {
 
 static void add_port(struct pci_dev *pdev)
 {
-	bool any;
-
 	mutex_lock(&pvdirty.lock);
 	if (!pvdirty.stopping)
 		pvd_port_add(pdev);
-	any = !list_empty(&pvdirty.ports);
 	mutex_unlock(&pvdirty.lock);
-	if (any)
-		pvd_hooks_on();
 }
 
 static void remove_port(struct pci_dev *pdev)

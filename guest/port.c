@@ -215,7 +215,7 @@ void pvd_port_add(struct pci_dev *pdev)
 	list_add_tail(&port->node, &pvdirty.ports);
 	register_port(port);
 	if (!had_log && pvd_have_log())
-		pvd_cover_log_ready();
+		pvd_devtable_fill();
 	return;
 
 no_memory:

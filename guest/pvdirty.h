@@ -3,8 +3,8 @@
  * What the files of the guest share. Data travels: driver -> ops.c, or hooks.c
  * if we are built in -> core marks the log, which lies in guest RAM (logmem.c)
  * and was announced to the host through a port (port.c). cover.c knows which
- * devices are below a port and says in the log's device table whether each is
- * tracked.
+ * devices are below a port and whether each is tracked, and devtable.c says so
+ * in the log's device table.
  *
  * Nothing here is on a hot path, except the functions of core/.
  */
@@ -198,23 +198,29 @@ void pvd_cover_spoil(struct pvd_dev *pd);
 /* Name soon the devices that the log has lost sight of. Any context. */
 void pvd_cover_look_later(void);
 
-/* There is a log now: enter the devices that came before it. Lock held. */
-void pvd_cover_log_ready(void);
-
 /* Let go of all devices; pvdirty.stopping is set. Takes all locks. */
 void pvd_cover_stop(void);
+
+/* ---- devtable.c: what the host is told of them ----------------------------- */
+
+/**
+ * pvd_devtable_set() - tell the host what a covered device is now.
+ * @pd: the device
+ * @state: enum pvdirty_dev_state
+ * @reason: enum pvdirty_dev_reason
+ *
+ * Raises a gap before it returns, if the device ceases to be tracked.
+ * Context: pvdirty.lock held, may sleep.
+ */
+void pvd_devtable_set(struct pvd_dev *pd, u8 state, u8 reason);
+
+/* There is a log now: enter the devices that came before it. Lock held. */
+void pvd_devtable_fill(void);
 
 /* Short text of enum pvdirty_dev_reason. */
 const char *pvd_reason_text(u8 reason);
 
-/* ---- attach: how a device's DMA is tracked (attach.c or hooks.c) ---------- */
-
-/* There is a port: have the DMA core call us. No lock is held, may sleep. */
-#if IS_BUILTIN(CONFIG_PVDIRTY)
-void pvd_hooks_on(void);
-#else
-static inline void pvd_hooks_on(void) {}
-#endif
+/* ---- obstacle.c: why a device's DMA cannot be tracked ---------------------- */
 
 /**
  * pvd_obstacle() - why the DMA of a device cannot be tracked as things are.
@@ -227,6 +233,46 @@ u8 pvd_obstacle(struct device *dev, const struct dma_map_ops *ours);
 
 /* Returns PVDIRTY_R_COHERENT_MEM if the device has such, or PVDIRTY_R_NONE. */
 u8 pvd_private_memory(struct device *dev);
+
+/* Can it write by itself? A device that does not answer is gone. */
+bool pvd_is_bus_master(struct pci_dev *pdev);
+
+/*
+ * Does the device's driver hand it to user space, which maps without us? Those
+ * of uio that are not known by name show once they have made their uio device.
+ */
+bool pvd_drives_user_dma(struct device *dev);
+
+/*
+ * Is it open until its driver has probed whether the device can be tracked? One
+ * that is bus master already, left so by firmware or by a kernel that crashed,
+ * may write where nobody mapped anything until its driver has reset it.
+ */
+bool pvd_open_until_probed(struct device *dev);
+
+/*
+ * Its driver has probed it: PVDIRTY_R_NONE, or why what the driver has made of
+ * it cannot be tracked.
+ */
+u8 pvd_probed_obstacle(struct device *dev);
+
+/* ---- attach: how a device's DMA is tracked (attach.c or hooks.c) ---------- */
+
+/**
+ * pvd_hooks_update() - have the DMA core call us, or not any more.
+ *
+ * It does as long as there is a covered device, or a child with the tripwire.
+ * Called when one has come, before anybody can map with it, and when one has
+ * gone.
+ * Context: may sleep. A device lock may be held, but not pvdirty.lock, which
+ * is taken: patching code waits for CPUs that come or go, and so does memory
+ * that comes, whose notifier waits for pvdirty.lock.
+ */
+#if IS_BUILTIN(CONFIG_PVDIRTY)
+void pvd_hooks_update(void);
+#else
+static inline void pvd_hooks_update(void) {}
+#endif
 
 /**
  * pvd_attach_new() - make the layer for a device, and put it on if possible.
@@ -277,6 +323,9 @@ void pvd_child_scan(void);
 
 /* Say which of them does DMA of its own by now. Lock held. */
 void pvd_child_look(void);
+
+/* Is there one that got the tripwire? Lock held. */
+bool pvd_child_any(void);
 
 /* The tripwire of a device was come upon: tell, and take it off. Any context. */
 void pvd_child_trip(struct device *dev);
