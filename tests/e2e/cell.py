@@ -12,6 +12,7 @@ from mid_migration import EVENTS, through
 from moving import MovingGuest, moving
 
 from harness.devices import DISK, DRIVERS, NET
+from harness.linux import BUILT_IN
 from harness.topology import (
     BRIDGES,
     BRIDGES_I440FX,
@@ -67,6 +68,8 @@ class Cell:
                 return "an event needs a plain course of the migration"
             if self["topology"] != TWO_PORTS or self["memory"] != "256M":
                 return "events are for small guests with a NIC and a disk that are covered"
+            if self["event"] == "late-module" and self["kernel"] in BUILT_IN:
+                return "no module can come late where pvdirty is built in"
             if self["event"] == "held-open" and driver.kind == DISK:
                 return "held-open brings its own disk"
         if self["memory"] == "6G" and self["feature"] in ("there-and-back", "by-file"):

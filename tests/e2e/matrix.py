@@ -15,6 +15,8 @@ from typing import Any
 from cell import CONTROL, Cell
 from support import expect, expect_nothing_left, main
 
+from harness.linux import BUILT_IN
+
 TABLE = Path(__file__).with_name("matrix.toml")
 DOCUMENT = Path(__file__).with_name("MATRIX.md")
 Axes = dict[str, list[Any]]
@@ -71,8 +73,17 @@ def read(text: str) -> Table:
         if entry.get("control") not in ("default", "long", "none"):
             raise ValueError(f"{name} does not say when its control runs")
         lines.append(Line(cell, name, entry.get("long", False), entry["control"]))
+    lines += _built_in(axes, lines)
     _expect_whole(axes, lines)
     return Table(axes, lines)
+
+
+def _built_in(axes: Axes, lines: list[Line]) -> Iterator[Line]:
+    """Default cells, on the kernels with pvdirty built in."""
+    for kernel, line in itertools.product(BUILT_IN, lines):
+        cell = Cell({**line.cell.values, "kernel": kernel})
+        if not line.long and not cell.why_not():
+            yield Line(cell, name_of(cell, axes), long=True, control="none")
 
 
 def _expect_whole(axes: Axes, lines: list[Line]) -> None:
@@ -80,7 +91,7 @@ def _expect_whole(axes: Axes, lines: list[Line]) -> None:
     if len(set(names)) != len(names):
         raise ValueError("two cells have the same values")
     for axis, known in axes.items():
-        in_default = {line.cell[axis] for line in lines if not line.long}
+        in_default = {line.cell[axis] for line in lines if not line.long} | set(BUILT_IN)
         if missing := [str(v) for v in known if v not in in_default]:
             raise ValueError(f"no default cell has the {axis} {', '.join(missing)}")
     for one, other in PAIRS:
@@ -106,7 +117,8 @@ def document(table: Table) -> str:
         "uncovered, and the guest goes on at the destination and finds its data; after an unplug it "
         "gets another device there and works with it. Its control is the same without the guest's "
         "module: it must lose pages (with swiotlb and virtio-net: leave pages uncovered, since the CPU "
-        "writes these pages too). `default` runs with `./check`, `full` with `./check --full`. "
+        "writes these pages too). Guests with pvdirty built in have no control here: `./demo` has one. "
+        "`default` runs with `./check`, `full` with `./check --full`. "
         "`./check --soak MINUTES` draws cells from all values.",
         "",
         f"| cell | {' | '.join(table.axes)} | runs | control |",
@@ -154,6 +166,9 @@ def check_table() -> None:
         read(text + '\n[[cell]]\ndriver = "xhci"\npolicy = "unplug"\ncontrol = "long"\n')
     with _refused("auto-converge ends migrations in its own way"):
         read(text + '\n[[cell]]\npolicy = "unplug"\nfeature = "auto-converge"\ncontrol = "none"\n')
+    with _refused("no module can come late"):
+        late = 'topology = "two-ports"\nevent = "late-module"\nkernel = "built-in-6.1"\n'
+        read(text + f'\n[[cell]]\n{late}control = "none"\n')
     with _refused("an event needs a plain course"):
         read(text + '\n[[cell]]\nevent = "plug"\npolicy = "unplug"\ncontrol = "none"\n')
     with _refused("no device with a 32-bit mask has RAM beyond it"):
