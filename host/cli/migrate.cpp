@@ -271,10 +271,14 @@ private:
 
     void note(const Snapshot& now) {
         report_.status = now.migration.status;
-        report_.total_ms = now.migration.total_ms;
-        report_.downtime_ms = now.migration.downtime_ms;
-        report_.passes = now.migration.passes;
-        report_.ram_bytes_sent = now.migration.transferred_bytes;
+        // Of one that has failed or was cancelled QEMU says no numbers: they are the last ones.
+        const auto keep = [](std::uint64_t& place, std::uint64_t value) {
+            place = std::max(place, value);
+        };
+        keep(report_.total_ms, now.migration.total_ms);
+        keep(report_.downtime_ms, now.migration.downtime_ms);
+        keep(report_.passes, now.migration.passes);
+        keep(report_.ram_bytes_sent, now.migration.transferred_bytes);
         report_.pages_marked = now.counters.pages_marked;
     }
 

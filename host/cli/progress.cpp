@@ -33,37 +33,48 @@ Progress::~Progress() {
     }
 }
 
+/* Marks are taken at a sync, and QEMU counts its dirty pages from sync to sync: so do we. */
 void Progress::measure(const Snapshot& now) {
+    const auto seconds_since = [&](const Snapshot& then) {
+        return std::chrono::duration<double>(now.taken - then.taken).count();
+    };
     if (!base_) {
-        base_ = now;
-    } else if (now.taken >= base_->taken + window) {
-        const double seconds = std::chrono::duration<double>(now.taken - base_->taken).count();
-        const auto page = static_cast<double>(now.migration.page_size);
-        marked_ =
-            page * per_second(base_->counters.pages_marked, now.counters.pages_marked, seconds);
+        base_ = synced_ = now;
+        return;
+    }
+    if (now.taken >= base_->taken + window) {
         sent_ = per_second(base_->migration.transferred_bytes, now.migration.transferred_bytes,
-                           seconds);
-        measured_ = true;
+                           seconds_since(*base_));
         base_ = now;
+    }
+    if (now.migration.passes > synced_->migration.passes && now.taken >= synced_->taken + window) {
+        marked_ = static_cast<double>(now.migration.page_size) *
+                  per_second(synced_->counters.pages_marked, now.counters.pages_marked,
+                             seconds_since(*synced_));
+        synced_ = now;
     }
 }
 
 /* QEMU's rate counts the writes of CPUs and devices alike, the marks are the devices'. */
 std::string Progress::rates(const Snapshot& now) const {
-    if (!measured_ || !now.migration.running()) {
+    if (!sent_ || !now.migration.running()) {
         return "";
     }
+    const std::string sent = fmt::format(", sent {}", rate_text(*sent_));
+    if (!marked_) {
+        return sent; // nobody knows yet what the first pass leaves
+    }
     const double dirtied =
-        std::max(marked_, static_cast<double>(now.migration.page_size) *
-                              static_cast<double>(now.migration.dirty_pages_per_second));
+        std::max(*marked_, static_cast<double>(now.migration.page_size) *
+                               static_cast<double>(now.migration.dirty_pages_per_second));
     const std::string estimate =
-        now.rest.converged || sent_ <= 0 ? ""
-        : sent_ <= dirtied
+        now.rest.converged || *sent_ <= 0 ? ""
+        : *sent_ <= dirtied
             ? ", no end at this rate"
             : fmt::format(", about {:.0f} s left",
-                          static_cast<double>(now.migration.remaining_bytes) / (sent_ - dirtied));
-    return fmt::format(", dirty {} by CPUs + {} by DMA, sent {}{}", rate_text(dirtied - marked_),
-                       rate_text(marked_), rate_text(sent_), estimate);
+                          static_cast<double>(now.migration.remaining_bytes) / (*sent_ - dirtied));
+    return fmt::format(", dirty {} by CPUs + {} by DMA{}{}", rate_text(dirtied - *marked_),
+                       rate_text(*marked_), sent, estimate);
 }
 
 void Progress::show(const Snapshot& now) {

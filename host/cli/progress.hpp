@@ -30,11 +30,11 @@ private:
     std::FILE* out_;
     bool terminal_;
     bool drawn_ = false;
-    std::optional<Snapshot> base_; // what rates are measured from
-    bool measured_ = false;
-    double marked_ = 0; // by devices, in bytes per second
-    double sent_ = 0;   // likewise
-    std::string phase_; // of the last line
+    std::optional<Snapshot> base_;   // what the rate of sending is measured from
+    std::optional<Snapshot> synced_; // likewise that of marking
+    std::optional<double> marked_;   // by devices, in bytes per second
+    std::optional<double> sent_;     // in bytes per second
+    std::string phase_;              // of the last line
     std::optional<Moment> shown_;
 };
 

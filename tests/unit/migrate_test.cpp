@@ -2,6 +2,7 @@
 /* The command pvdirty migrate, on models of both VMs and of the clock. */
 #include <catch2/catch.hpp>
 
+#include <sstream>
 #include <string>
 
 #include "cli/incoming.hpp"
@@ -214,6 +215,8 @@ TEST_CASE("migrate: one that fails on its way", "[migrate]") {
     CHECK(report.code == exit_failed);
     CHECK(report.status == "failed");
     CHECK_THAT(report.message, Contains("Broken pipe"));
+    CHECK(report.passes > 0);
+    CHECK(report.ram_bytes_sent > 0);
     CHECK(report.plugged_back.size() == 2);
     world.check_intact(world.source);
 }
@@ -319,6 +322,43 @@ TEST_CASE("migrate: progress, now and then", "[migrate]") {
                          Contains("by CPUs + 400.0 KiB/s by DMA, sent 9.8 KiB/s, no end") &&
                          Contains("waits for nic0, nvme0") && Contains("completed: "));
     CHECK(std::count(text.begin(), text.end(), '\n') < 8);
+}
+
+TEST_CASE("migrate: rates of slow passes are those from sync to sync", "[migrate]") {
+    const Scratch scratch;
+    std::FILE* out = std::fopen((scratch / "out").c_str(), "w");
+    {
+        Progress progress(out, false);
+        Snapshot now;
+        now.migration.status = "active";
+        now.migration.page_size = 4096;
+        // 10 s each; devices dirty 100 pages in a second, CPUs as many.
+        for (const unsigned pass : {1U, 2U, 3U}) {
+            now.migration.passes = pass;
+            now.migration.dirty_pages_per_second = pass == 1 ? 0 : 200;
+            now.counters.pages_marked = std::uint64_t{1000} * (pass - 1);
+            for (int look = 0; look < 20; ++look) {
+                progress.show(now);
+                now.taken += 500ms;
+                now.migration.transferred_bytes += 1 << 20;
+            }
+        }
+    }
+    std::fclose(out);
+    const std::string text = pvdirty::unit::slurp(scratch / "out");
+    INFO(text);
+    std::istringstream lines(text);
+    int split = 0;
+    for (std::string line; std::getline(lines, line);) {
+        const bool first_pass = line.find("pass 1,") != std::string::npos;
+        const bool says =
+            line.find("dirty 400.0 KiB/s by CPUs + 400.0 KiB/s by DMA, sent 2.0 MiB/s") !=
+            std::string::npos;
+        CHECK(first_pass == (line.find("dirty") == std::string::npos));
+        CHECK(first_pass != says);
+        split += says ? 1 : 0;
+    }
+    CHECK(split >= 4);
 }
 
 TEST_CASE("migrate: what the command line must have", "[migrate]") {

@@ -160,6 +160,11 @@ private:
             return json::array({{{"capability", "return-path"}, {"state", return_path}}});
         }
         if (command == "query-migrate") {
+            if (status == "cancelled" || status == "failed") { // QEMU has no numbers then
+                return error.empty() || status == "cancelled"
+                           ? json{{"status", status}}
+                           : json{{"status", status}, {"error-desc", error}};
+            }
             json info = {{"status", status},
                          {"downtime", 7},
                          {"ram",
@@ -168,9 +173,6 @@ private:
                            {"transferred", 1000 * passes},
                            {"dirty-sync-count", passes},
                            {"dirty-pages-rate", 50}}}};
-            if (!error.empty() && status == "failed") {
-                info["error-desc"] = error;
-            }
             if (!addresses.is_null()) {
                 info["socket-address"] = addresses;
             }
