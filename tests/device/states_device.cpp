@@ -173,8 +173,9 @@ int StatesDevice::feature(void* argument, Fault fault) {
     std::memcpy(&header, argument, sizeof(header));
     auto* payload = static_cast<std::uint8_t*>(argument) + sizeof(header);
     const bool get = (header.flags & VFIO_DEVICE_FEATURE_GET) != 0;
+    const std::size_t room = header.argsz - std::min<std::size_t>(header.argsz, sizeof(header));
     const auto answer = [&](const auto& value) {
-        if (!get || header.argsz < sizeof(header) + sizeof(value)) {
+        if (!get || room < sizeof(value)) {
             return -EINVAL;
         }
         std::memcpy(payload, &value, sizeof(value));
@@ -194,7 +195,7 @@ int StatesDevice::feature(void* argument, Fault fault) {
         if (get) {
             return answer(mig);
         }
-        if (header.argsz < sizeof(header) + sizeof(mig)) {
+        if (room < sizeof(mig)) {
             return -EINVAL;
         }
         std::memcpy(&mig, payload, sizeof(mig));

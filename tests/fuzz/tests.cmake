@@ -44,6 +44,10 @@ foreach(target config log vmstate)
     endforeach()
 endforeach()
 
+pvdirty_fuzz_test(device-asan device-asan 300 --seconds 20)
+pvdirty_fuzz_test(hour-device-asan device-asan 36000 --cpu-seconds 2400)
+set_tests_properties(fuzz.hour-device-asan PROPERTIES LABELS "fuzz;long")
+
 # Bugs that are planted on purpose must be found, and by what is meant to find them.
 function(pvdirty_planted name target pattern)
     pvdirty_fuzz_test(planted-${name} planted-${name} 300
@@ -53,4 +57,5 @@ endfunction()
 pvdirty_planted(config config "violated: !machine_.ram.holds_any_of")
 pvdirty_planted(log log "AddressSanitizer: use-after-poison")
 pvdirty_planted(vmstate vmstate "violated: cap.error <= PVDIRTY_E_LOG_GONE")
+pvdirty_planted(device device "out-of-memory|length_error|allocation-size-too-big")
 pvdirty_planted(race log "(?s)ThreadSanitizer: data race.* pvdirty::Log::in_flight")
