@@ -69,6 +69,7 @@ TEST_CASE("device state: what is saved is loaded, byte for byte", "[device-state
     REQUIRE(save_all(*source.state, stream, {9, 8, 7}, rounds));
     CHECK(source.device->rests());
     CHECK(source.device->resets == 0);
+    CHECK(source.device->violations.empty());
 
     Side destination(kind);
     REQUIRE(load_all(*destination.state, stream));
