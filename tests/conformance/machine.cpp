@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include <sys/mman.h>
 
@@ -22,7 +23,7 @@ struct Call {
 
 } // namespace
 
-Machine::Machine(const Type1Ioctl& ioctl) : ioctl_(ioctl) {
+Machine::Machine(Type1Ioctl ioctl) : ioctl_(std::move(ioctl)) {
     // One page more, which then is nowhere.
     void* memory = mmap(nullptr, (window_pages + 1) * page, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -35,7 +35,7 @@ struct Get {
 /** A container, a window of addresses of 256 pages, and a bitmap of it. */
 class Machine {
 public:
-    explicit Machine(const Type1Ioctl& ioctl);
+    explicit Machine(Type1Ioctl ioctl);
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
     ~Machine();
@@ -56,7 +56,8 @@ public:
     [[nodiscard]] void* nowhere() const noexcept { return memory_ + window_pages * page; }
     /** An address of the kernel's half. */
     [[nodiscard]] static void* in_the_kernel() noexcept {
-        return reinterpret_cast<void*>(~std::uintptr_t{0} - page + 1);
+        constexpr std::uintptr_t last_page = ~std::uintptr_t{0} - page + 1;
+        return reinterpret_cast<void*>(last_page); // NOLINT(performance-no-int-to-ptr)
     }
 
     Words words{};

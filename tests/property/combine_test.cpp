@@ -199,7 +199,7 @@ TEST_CASE("combine: a device whose log loses or invents pages is noticed", "[com
                     VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT) {
                     vfio_device_feature_dma_logging_report report{};
                     std::memcpy(&report, feature->data, sizeof(report));
-                    auto& word = *reinterpret_cast<std::uint64_t*>(report.bitmap);
+                    auto& word = *user_pointer<std::uint64_t>(report.bitmap);
                     word = (word & keep) | add;
                 }
                 return result;

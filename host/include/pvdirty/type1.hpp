@@ -47,7 +47,7 @@ private:
     int get_bitmap(const vfio_iommu_type1_dirty_bitmap_get& get);
     int map_dma(void* arg);
     int unmap_dma(void* arg);
-    int unmap(vfio_iommu_type1_dma_unmap& unmap, const vfio_bitmap* bitmap);
+    int unmap(vfio_iommu_type1_dma_unmap& request, const vfio_bitmap* bitmap);
     int get_info(void* arg) const;
 
     [[nodiscard]] bool page_aligned(std::uint64_t value) const noexcept {

@@ -15,6 +15,12 @@
 
 namespace pvdirty::test {
 
+/** A pointer that user space hands to the kernel as a number. */
+template <class T>
+T* user_pointer(std::uint64_t address) {
+    return reinterpret_cast<T*>(address); // NOLINT(performance-no-int-to-ptr): it is one
+}
+
 /** Pages of 4 KiB that are dirty, reported into a bitmap of any page size and forgotten. */
 class DirtyPages {
 public:
@@ -25,7 +31,7 @@ public:
     /** The bits of [iova, last] relative to `base`; bits are only ever set. */
     void report(IovaRange range, std::uint64_t base, std::uint64_t page_size, std::uint64_t data,
                 bool forget) {
-        auto* const words = reinterpret_cast<std::uint64_t*>(data);
+        auto* const words = user_pointer<std::uint64_t>(data);
         for (auto page = pages_.begin(); page != pages_.end();) {
             const std::uint64_t iova = *page * kib4;
             if (iova < range.first || iova > range.last) {
@@ -115,7 +121,7 @@ private:
             return -E2BIG;
         }
         std::vector<vfio_device_feature_dma_logging_range> list(control.num_ranges);
-        std::memcpy(list.data(), reinterpret_cast<const void*>(control.ranges),
+        std::memcpy(list.data(), user_pointer<const void>(control.ranges),
                     list.size() * sizeof(list[0]));
         std::vector<IovaRange> told;
         for (const auto& range : list) {
