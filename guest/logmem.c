@@ -328,9 +328,9 @@ static int grow_window(struct pvd_log *log, u64 i, bool *unregistered)
 		      grown.counts);
 	kfree(stub);
 	w->counts = grown.counts;
-	w->npages = grown.npages;
-	/* Partner: pvd_load_acquire() in window_of(). */
-	smp_store_release(&w->marks, grown.marks);
+	w->marks = grown.marks;
+	/* Partner: pvd_load_acquire() in core/log.c. */
+	smp_store_release(&w->npages, grown.npages);
 	pr_info("log grown by a GiB window at %#llx\n",
 		PFN_PHYS(i << PVDIRTY_WINDOW_SHIFT));
 	return 0;

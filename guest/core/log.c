@@ -12,6 +12,21 @@
  */
 #include "log.h"
 
+/* A level that is left as it is: its load comes before that of the next one. */
+static inline void skip_level(void)
+{
+	pvd_rmb(); /* partner: the host's exchanges, root before leaf */
+}
+
+static inline void add_bits(u64 *word, u64 old, u64 mask)
+{
+	while ((old & mask) != mask) {
+		if (pvd_try_cmpxchg(word, &old, old | mask))
+			return;
+	}
+	skip_level();
+}
+
 /*
  * Set all bits of mask. A bit that is set already needs no store: the host
  * has yet to clear it, and will read the page after that. The exchange is a
@@ -20,70 +35,76 @@
 static inline void set_bits(__le64 *where, u64 mask)
 {
 	u64 *word = (__force u64 *)where;
-	u64 old = pvd_read(word);
 
-	while ((old & mask) != mask) {
-		u64 was = pvd_cmpxchg(word, old, old | mask);
-
-		if (was == old)
-			return;
-		old = was;
-	}
-	pvd_rmb(); /* partner: the host's exchanges, root before leaf */
+	add_bits(word, pvd_read(word), mask);
 }
 
-static inline void set_bits32(__le32 *where, u32 mask)
-{
-	u32 *word = (__force u32 *)where;
-	u32 old = pvd_read(word);
-
-	while ((old & mask) != mask) {
-		u32 was = pvd_cmpxchg(word, old, old | mask);
-
-		if (was == old)
-			return;
-		old = was;
-	}
-}
-
+/* The same for one bit, most often set already. */
 static inline void set_bit_at(__le64 *map, u32 bit)
 {
-	set_bits(&map[bit / 64], 1ULL << (bit % 64));
+	u64 *word = (__force u64 *)&map[bit / 64];
+	u64 old = pvd_read(word);
+
+	if (likely(old >> (bit % 64) & 1))
+		skip_level();
+	else
+		add_bits(word, old, 1ULL << (bit % 64));
 }
 
 void pvd_incomplete(struct pvd_log *log, u32 why)
 {
-	set_bits32(&log->ctl->incomplete, 1U << why);
+	u32 *word = (__force u32 *)&log->ctl->incomplete;
+	u32 bit = 1U << why;
+	u32 old = pvd_read(word);
+
+	while (!(old & bit)) {
+		if (pvd_try_cmpxchg(word, &old, old | bit))
+			return;
+	}
 }
 
 void pvd_gap(struct pvd_log *log)
 {
 	u32 *gaps = (__force u32 *)&log->ctl->gaps;
 	u32 old = pvd_read(gaps);
-	u32 was;
 
-	while ((was = pvd_cmpxchg(gaps, old, old + 1)) != old)
-		old = was;
+	while (!pvd_try_cmpxchg(gaps, &old, old + 1))
+		;
 }
 
-/* The section of a page, or NULL with the log marked incomplete. */
-static inline struct pvd_window *window_of(struct pvd_log *log, u64 pfn)
+/* Where a page is in its section. */
+static inline u32 index_of(u64 pfn)
 {
-	u64 index = pfn >> PVDIRTY_WINDOW_SHIFT;
-	struct pvd_window *w;
+	return pfn & (PVDIRTY_WINDOW_PAGES - 1);
+}
 
-	if (index < log->nwindows) {
-		w = &log->windows[index];
+/*
+ * The section of pages of one group, and the index of the last one that it
+ * describes; false if it describes none. The log is marked incomplete unless it
+ * describes all.
+ */
+static __always_inline bool find(struct pvd_log *log, u64 first, u64 last,
+				 struct pvd_window **w, u32 *end)
+{
+	u64 number = first >> PVDIRTY_WINDOW_SHIFT;
+	u32 npages = 0;
+
+	*end = index_of(last);
+	if (likely(number < log->nwindows)) {
+		*w = &log->windows[number];
 		/*
-		 * Partner: grow_window() in logmem.c, which publishes marks
+		 * Partner: grow_window() in logmem.c, which publishes npages
 		 * last. All else of the window is read after this.
 		 */
-		if (pvd_load_acquire(&w->marks) &&
-		    (pfn & (PVDIRTY_WINDOW_PAGES - 1)) < w->npages)
-			return w;
+		npages = pvd_load_acquire(&(*w)->npages);
+		if (likely(*end < npages))
+			return true;
 	}
 	pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
-	return NULL;
+	if (first == last || index_of(first) >= npages)
+		return false;
+	*end = npages - 1;
+	return true;
 }
 
 /* Last page of [pfn, last] in the same group as pfn. */
@@ -94,20 +115,8 @@ static inline u64 group_end(u64 pfn, u64 last)
 	return end < last ? end : last;
 }
 
-/* Marks of pages that lie in one group. */
-static inline void mark_group(struct pvd_log *log, u64 pfn, u64 last)
+static inline void mark_words(struct pvd_window *w, u32 i, u32 end)
 {
-	struct pvd_window *w = window_of(log, pfn);
-	u32 i = pfn & (PVDIRTY_WINDOW_PAGES - 1);
-	u32 end = last & (PVDIRTY_WINDOW_PAGES - 1);
-	u32 group = i >> PVDIRTY_GROUP_SHIFT;
-
-	if (!w)
-		return;
-	if (end >= w->npages) {
-		pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
-		end = w->npages - 1;
-	}
 	while (i <= end) {
 		u32 stop = i | 63;
 		u64 mask = ~0ULL << (i % 64);
@@ -119,21 +128,18 @@ static inline void mark_group(struct pvd_log *log, u64 pfn, u64 last)
 		set_bits(&w->marks[i / 64], mask);
 		i = stop + 1;
 	}
-	set_bit_at(w->summary->marks, group);
-	set_bit_at(log->top->marks, w->slot);
 }
 
-void pvd_mark(struct pvd_log *log, u64 first, u64 last)
+/* Marks of pages of one group, from the leaf to the root. */
+static inline void mark_group(struct pvd_log *log, struct pvd_window *w, u32 i,
+			      u32 end)
 {
-	u64 end;
-
-	/* Inclusive, and compared before the step: the top PFN must not wrap. */
-	for (;; first = end + 1) {
-		end = group_end(first, last);
-		mark_group(log, first, end);
-		if (end >= last)
-			break;
-	}
+	if (i == end)
+		set_bit_at(w->marks, i);
+	else
+		mark_words(w, i, end);
+	set_bit_at(w->summary->marks, i >> PVDIRTY_GROUP_SHIFT);
+	set_bit_at(log->top->marks, w->slot);
 }
 
 /* Raise one counter; a counter that is full stays so, its page in flight. */
@@ -141,12 +147,9 @@ static inline void count_up(u8 *count)
 {
 	u8 old = pvd_read(count);
 
-	while (old != PVDIRTY_COUNT_STUCK) {
-		u8 was = pvd_cmpxchg(count, old, (u8)(old + 1));
-
-		if (was == old)
+	while (likely(old != PVDIRTY_COUNT_STUCK)) {
+		if (likely(pvd_try_cmpxchg(count, &old, (u8)(old + 1))))
 			return;
-		old = was;
 	}
 	pvd_rmb(); /* partner: the host's prune, summary before counters */
 }
@@ -155,89 +158,133 @@ static inline void count_down(struct pvd_log *log, u8 *count)
 {
 	u8 old = pvd_read(count);
 
-	while (old != PVDIRTY_COUNT_STUCK) {
-		u8 was;
-
-		if (!old) {
+	while (likely(old != PVDIRTY_COUNT_STUCK)) {
+		if (unlikely(!old)) {
 			pvd_incomplete(log, PVDIRTY_I_UNDERFLOW);
 			return;
 		}
-		was = pvd_cmpxchg(count, old, (u8)(old - 1));
-		if (was == old)
+		if (likely(pvd_try_cmpxchg(count, &old, (u8)(old - 1))))
 			return;
-		old = was;
 	}
 }
 
-bool pvd_hold(struct pvd_log *log, u64 first, u64 last)
+/*
+ * What is done with the pages of one group. The calls with a single page, which
+ * most mappings have, are compiled apart, without loops.
+ */
+static __always_inline bool hold_group(struct pvd_log *log, u64 first, u64 last)
+{
+	u32 end, i = index_of(first), group = i >> PVDIRTY_GROUP_SHIFT;
+	struct pvd_window *w;
+
+	if (unlikely(!find(log, first, last, &w, &end)))
+		return false;
+	do
+		count_up(&w->counts[i]);
+	while (i++ < end);
+	/*
+	 * The host prunes a summary bit by clearing it and then reading the
+	 * counters: it sees ours, or we see the bit cleared.
+	 */
+	set_bit_at(w->summary->counts, group);
+	set_bit_at(log->top->counts, w->slot);
+	return end == index_of(last);
+}
+
+static __always_inline void release_group(struct pvd_log *log, u64 first,
+					  u64 last, bool logging)
+{
+	u32 end, i = index_of(first);
+	struct pvd_window *w;
+
+	if (unlikely(!find(log, first, last, &w, &end)))
+		return;
+	if (logging)
+		mark_group(log, w, i, end);
+	/* count_down()'s exchange is a full barrier: marked, then lowered. */
+	do
+		count_down(log, &w->counts[i]);
+	while (i++ < end);
+}
+
+static __always_inline void mark_pages(struct pvd_log *log, u64 first, u64 last)
+{
+	u32 end, i = index_of(first);
+	struct pvd_window *w;
+
+	if (likely(find(log, first, last, &w, &end)))
+		mark_group(log, w, i, end);
+}
+
+/*
+ * Ranges are inclusive, and compared before the step: the top PFN must not
+ * wrap.
+ */
+static noinline bool hold_groups(struct pvd_log *log, u64 first, u64 last)
 {
 	bool covered = true;
-	u64 pfn, end;
+	u64 end;
 
-	for (pfn = first;; pfn = end + 1) {
-		struct pvd_window *w = window_of(log, pfn);
-
-		end = group_end(pfn, last);
-		if (w) {
-			u32 i = pfn & (PVDIRTY_WINDOW_PAGES - 1);
-			u32 stop = end & (PVDIRTY_WINDOW_PAGES - 1);
-			u32 group = i >> PVDIRTY_GROUP_SHIFT;
-
-			if (stop >= w->npages) {
-				pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
-				stop = w->npages - 1;
-				covered = false;
-			}
-			for (; i <= stop; i++)
-				count_up(&w->counts[i]);
-			/*
-			 * The host prunes a summary bit by clearing it and
-			 * then reading the counters: it sees ours, or we see
-			 * the bit cleared.
-			 */
-			set_bit_at(w->summary->counts, group);
-			set_bit_at(log->top->counts, w->slot);
-		} else {
-			covered = false;
-		}
+	for (;; first = end + 1) {
+		end = group_end(first, last);
+		covered &= hold_group(log, first, end);
 		if (end >= last)
 			return covered;
 	}
 }
 
-static inline void drop(struct pvd_log *log, u64 first, u64 last)
+static noinline void release_groups(struct pvd_log *log, u64 first, u64 last,
+				    bool logging)
 {
-	u64 pfn, end;
+	u64 end;
 
-	for (pfn = first;; pfn = end + 1) {
-		struct pvd_window *w = window_of(log, pfn);
-
-		end = group_end(pfn, last);
-		if (w) {
-			u32 i = pfn & (PVDIRTY_WINDOW_PAGES - 1);
-			u32 stop = end & (PVDIRTY_WINDOW_PAGES - 1);
-
-			if (stop >= w->npages) {
-				pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
-				stop = w->npages - 1;
-			}
-			for (; i <= stop; i++)
-				count_down(log, &w->counts[i]);
-		}
+	for (;; first = end + 1) {
+		end = group_end(first, last);
+		release_group(log, first, end, logging);
 		if (end >= last)
-			break;
+			return;
 	}
+}
+
+static noinline void mark_groups(struct pvd_log *log, u64 first, u64 last)
+{
+	u64 end;
+
+	for (;; first = end + 1) {
+		end = group_end(first, last);
+		mark_pages(log, first, end);
+		if (end >= last)
+			return;
+	}
+}
+
+bool pvd_hold(struct pvd_log *log, u64 first, u64 last)
+{
+	if (likely(first == last))
+		return hold_group(log, first, first);
+	return hold_groups(log, first, last);
+}
+
+void pvd_mark(struct pvd_log *log, u64 first, u64 last)
+{
+	if (likely(first == last))
+		mark_pages(log, first, first);
+	else
+		mark_groups(log, first, last);
 }
 
 void pvd_release(struct pvd_log *log, u64 first, u64 last)
 {
+	bool logging;
+
 	/*
 	 * The device's write comes before the load of logging: partner of the
 	 * host's fence between publishing logging and reading RAM.
 	 */
 	pvd_dma_rmb();
-	if (pvd_logging(log))
-		pvd_mark(log, first, last);
-	/* count_down()'s exchange is a full barrier: marked, then lowered. */
-	drop(log, first, last);
+	logging = pvd_logging(log);
+	if (likely(first == last))
+		release_group(log, first, first, logging);
+	else
+		release_groups(log, first, last, logging);
 }

@@ -16,10 +16,10 @@
 
 /**
  * struct pvd_window - how the guest reaches the section of one window.
- * @marks: marks of the section, words in little-endian order; NULL: no section
+ * @marks: marks of the section, words in little-endian order
  * @counts: in-flight counters of the section
  * @summary: summary of the section
- * @npages: pages described
+ * @npages: pages described; 0: no section
  * @slot: index of the section in the table
  */
 struct pvd_window {

@@ -18,7 +18,13 @@
 #include <asm/barrier.h>
 
 #define pvd_read(p) READ_ONCE(*(p))
-#define pvd_cmpxchg(p, old, new) sync_cmpxchg(p, old, new)
+/* True if it was *pold and is new; else *pold is what it was. */
+#ifdef sync_try_cmpxchg /* 6.10 */
+#define pvd_try_cmpxchg(p, pold, new) sync_try_cmpxchg(p, pold, new)
+#else
+#define pvd_try_cmpxchg(p, pold, new) \
+	__raw_try_cmpxchg(p, pold, new, sizeof(*(p)), "lock; ")
+#endif
 #define pvd_rmb() virt_rmb() /* partners are named where it is used */
 #define pvd_load_acquire(p) smp_load_acquire(p) /* likewise */
 #define pvd_dma_rmb() dma_rmb()
@@ -40,19 +46,15 @@ typedef __u64 u64;
 #ifndef __force
 #define __force
 #endif
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define noinline
 
 #define pvd_read(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define pvd_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
-/* Returns what was there, like the kernel's cmpxchg(). */
-#define pvd_cmpxchg(p, old, new)                                               \
-	__extension__({                                                        \
-		__auto_type where_ = (p);                                      \
-		__typeof__(*where_) was_ = (old);                              \
-		__atomic_compare_exchange_n(where_, &was_, new, false,         \
-					    __ATOMIC_SEQ_CST,                  \
-					    __ATOMIC_SEQ_CST);                 \
-		was_;                                                          \
-	})
+#define pvd_try_cmpxchg(p, pold, new)                                          \
+	__atomic_compare_exchange_n(p, pold, new, false, __ATOMIC_SEQ_CST,     \
+				    __ATOMIC_SEQ_CST)
 /*
  * A load followed by later loads. The thread sanitizer does not model fences,
  * and it does not need this one: it checks accesses, all of which are atomic.
