@@ -7,6 +7,7 @@
 #include <linux/dma-direct.h>
 #include <linux/percpu.h>
 #include <linux/slab.h>
+#include <linux/swiotlb.h>
 
 #include "compat.h"
 #include "layer.h"
@@ -50,6 +51,17 @@ static int copy_range_map(struct pvd_layer *layer)
 	return 0;
 }
 
+/*
+ * Is what dma-direct maps for the device, within its mask, the physical address
+ * and nothing else? Debugging wants to hear of it in any case.
+ */
+static bool is_plain(struct device *shadow)
+{
+	return !IS_ENABLED(CONFIG_DMA_API_DEBUG) && !shadow->dma_range_map &&
+	       !shadow->bus_dma_limit && !phys_to_dma(shadow, 0) &&
+	       dev_is_dma_coherent(shadow) && !is_swiotlb_force_bounce(shadow);
+}
+
 /* Take over what may have changed since the last driver. */
 static int refresh_shadow(struct pvd_layer *layer)
 {
@@ -71,7 +83,10 @@ static int refresh_shadow(struct pvd_layer *layer)
 	defined(CONFIG_ARCH_HAS_SYNC_DMA_FOR_CPU_ALL)
 	shadow->dma_coherent = dev->dma_coherent;
 #endif
-	return copy_range_map(layer);
+	if (copy_range_map(layer))
+		return -ENOMEM;
+	layer->plain = is_plain(shadow);
+	return 0;
 }
 
 static void put_on(struct pvd_layer *layer)

@@ -15,21 +15,27 @@
 /**
  * struct pvd_layer - the layer of one device.
  * @ops: the device's dma_ops point here
- * @shadow: what dma-direct sees; never added to the driver core
  * @log: the log, or NULL when touching was negotiated
+ * @held: mappings and allocations of any direction, sum over all CPUs
+ * @plain: what dma-direct maps within the mask is the physical address, and
+ *	needs nothing else; decided before a driver probes
+ * @bounced: it has mapped something otherwise; that never ends
+ * @shadow: what dma-direct sees; never added to the driver core
  * @dev: the device
  * @spoilt: enum pvdirty_dev_reason, from when the log lost sight of something
  *	that the device did; it never ends
- * @held: mappings and allocations of any direction, sum over all CPUs
  * @freed: who frees the layer waits for this
  */
 struct pvd_layer {
 	const struct dma_map_ops ops;
-	struct device shadow;
+	/* What each operation reads is together. */
 	struct pvd_log *log;
+	long __percpu *held;
+	bool plain;
+	bool bounced;
+	struct device shadow;
 	struct device *dev;
 	u8 spoilt;
-	long __percpu *held;
 	struct completion *freed;
 };
 

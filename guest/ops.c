@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Tracking by a layer of dma_map_ops, for kernels that do not have the hook
- * built in. The layer counts and marks, then calls the same DMA API on a
+ * built in. The layer counts and marks, and calls the same DMA API on a
  * shadow of the device that has no ops, so that dma-direct and swiotlb do the
- * work as ever.
+ * work as ever. Where dma-direct has nothing to do but to name the physical
+ * address, that is done here: it is what most mappings are.
  *
  * Each device has an operations table of its own, so the way from the device
  * to its layer is a container_of().
@@ -27,7 +28,7 @@ static inline struct pvd_layer *to_layer(struct device *dev)
 
 static inline phys_addr_t to_phys(struct pvd_layer *layer, dma_addr_t addr)
 {
-	return dma_to_phys(&layer->shadow, addr);
+	return likely(layer->plain) ? addr : dma_to_phys(&layer->shadow, addr);
 }
 
 static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
@@ -44,6 +45,47 @@ static inline void release(struct pvd_layer *layer, dma_addr_t addr,
 static inline void sync(struct pvd_layer *layer, dma_addr_t addr, size_t size)
 {
 	pvd_pages_sync(layer->log, to_phys(layer, addr), size);
+}
+
+/* ---- what dma-direct is not needed for -------------------------------------- */
+
+static inline bool is_plain(const struct pvd_layer *layer, phys_addr_t phys,
+			    size_t size)
+{
+	return likely(layer->plain) &&
+	       likely(phys + size - 1 <= *layer->shadow.dma_mask);
+}
+
+/* dma-direct has mapped it. Who gives it back must not forget what it did. */
+static inline void note_bounce(struct pvd_layer *layer, bool bounced)
+{
+	if (bounced && !READ_ONCE(layer->bounced))
+		WRITE_ONCE(layer->bounced, true);
+}
+
+/* Has dma-direct anything to do with a mapping of this device? */
+static inline bool needs_direct(const struct pvd_layer *layer)
+{
+	return unlikely(!layer->plain || READ_ONCE(layer->bounced));
+}
+
+/* Gives a list its addresses, unless it has entries that dma-direct must see. */
+static bool map_sg_plain(struct pvd_layer *layer, struct scatterlist *sgl,
+			 int nents)
+{
+	struct scatterlist *sg;
+	int i;
+
+	for_each_sg(sgl, sg, nents, i) {
+		phys_addr_t phys = sg_phys(sg);
+
+		if (!is_plain(layer, phys, sg->length) ||
+		    is_pci_p2pdma_page(sg_page(sg)))
+			return false;
+		sg_dma_address(sg) = phys;
+		sg_dma_len(sg) = sg->length;
+	}
+	return true;
 }
 
 /* ---- the operations -------------------------------------------------------- */
@@ -121,9 +163,12 @@ static int op_get_sgtable(struct device *dev, struct sg_table *sgt,
 				     size, attrs);
 }
 
-static dma_addr_t op_map_page(struct device *dev, struct page *page,
-			      unsigned long offset, size_t size,
-			      enum dma_data_direction dir, unsigned long attrs)
+/* Apart, so that the usual case keeps hardly any register for its sake. */
+static noinline dma_addr_t map_page_direct(struct device *dev,
+					   struct page *page,
+					   unsigned long offset, size_t size,
+					   enum dma_data_direction dir,
+					   unsigned long attrs)
 {
 	struct pvd_layer *layer = to_layer(dev);
 	dma_addr_t addr;
@@ -132,10 +177,39 @@ static dma_addr_t op_map_page(struct device *dev, struct page *page,
 				  attrs);
 	if (unlikely(dma_mapping_error(&layer->shadow, addr)))
 		return addr;
+	note_bounce(layer, addr != page_to_phys(page) + offset);
 	this_cpu_inc(*layer->held);
 	if (pvd_device_writes(dir))
 		hold(layer, addr, size);
 	return addr;
+}
+
+static dma_addr_t op_map_page(struct device *dev, struct page *page,
+			      unsigned long offset, size_t size,
+			      enum dma_data_direction dir, unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+	phys_addr_t phys = page_to_phys(page) + offset;
+
+	if (!is_plain(layer, phys, size))
+		return map_page_direct(dev, page, offset, size, dir, attrs);
+	this_cpu_inc(*layer->held);
+	if (pvd_device_writes(dir))
+		hold(layer, phys, size);
+	return phys;
+}
+
+static noinline void unmap_page_direct(struct device *dev, dma_addr_t addr,
+				       size_t size,
+				       enum dma_data_direction dir,
+				       unsigned long attrs)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	if (pvd_device_writes(dir))
+		release(layer, addr, size);
+	dma_unmap_page_attrs(&layer->shadow, addr, size, dir, attrs);
+	this_cpu_dec(*layer->held);
 }
 
 static void op_unmap_page(struct device *dev, dma_addr_t addr, size_t size,
@@ -143,9 +217,12 @@ static void op_unmap_page(struct device *dev, dma_addr_t addr, size_t size,
 {
 	struct pvd_layer *layer = to_layer(dev);
 
+	if (needs_direct(layer)) {
+		unmap_page_direct(dev, addr, size, dir, attrs);
+		return;
+	}
 	if (pvd_device_writes(dir))
 		release(layer, addr, size);
-	dma_unmap_page_attrs(&layer->shadow, addr, size, dir, attrs);
 	this_cpu_dec(*layer->held);
 }
 
@@ -157,10 +234,18 @@ static int op_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
 	struct scatterlist *sg;
 	int i, ret;
 
-	/* Of the two this is the call that tells the error. */
-	ret = dma_map_sgtable(&layer->shadow, &sgt, dir, attrs);
-	if (unlikely(ret))
-		return ret;
+	if (map_sg_plain(layer, sgl, nents)) {
+		sgt.nents = nents;
+	} else {
+		/* Of the two this is the call that tells the error. */
+		ret = dma_map_sgtable(&layer->shadow, &sgt, dir, attrs);
+		if (unlikely(ret))
+			return ret;
+		for_each_sg(sgl, sg, sgt.nents, i)
+			note_bounce(layer,
+				    sg_dma_address(sg) != sg_phys(sg) ||
+				    pvd_sg_is_bus_address(sg));
+	}
 	this_cpu_inc(*layer->held);
 	if (pvd_device_writes(dir)) {
 		for_each_sg(sgl, sg, sgt.nents, i) {
@@ -189,7 +274,8 @@ static void op_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
 					sg_dma_len(sg));
 		}
 	}
-	dma_unmap_sg_attrs(&layer->shadow, sgl, nents, dir, attrs);
+	if (needs_direct(layer))
+		dma_unmap_sg_attrs(&layer->shadow, sgl, nents, dir, attrs);
 	this_cpu_dec(*layer->held);
 }
 
@@ -216,8 +302,9 @@ static void op_unmap_resource(struct device *dev, dma_addr_t addr, size_t size,
 	this_cpu_dec(*layer->held);
 }
 
-static void op_sync_single_for_cpu(struct device *dev, dma_addr_t addr,
-				   size_t size, enum dma_data_direction dir)
+static noinline void sync_single_direct(struct device *dev, dma_addr_t addr,
+					size_t size,
+					enum dma_data_direction dir)
 {
 	struct pvd_layer *layer = to_layer(dev);
 
@@ -226,10 +313,24 @@ static void op_sync_single_for_cpu(struct device *dev, dma_addr_t addr,
 	dma_sync_single_for_cpu(&layer->shadow, addr, size, dir);
 }
 
+static void op_sync_single_for_cpu(struct device *dev, dma_addr_t addr,
+				   size_t size, enum dma_data_direction dir)
+{
+	struct pvd_layer *layer = to_layer(dev);
+
+	if (needs_direct(layer))
+		sync_single_direct(dev, addr, size, dir);
+	else if (pvd_device_writes(dir))
+		sync(layer, addr, size);
+}
+
 static void op_sync_single_for_device(struct device *dev, dma_addr_t addr,
 				      size_t size, enum dma_data_direction dir)
 {
-	dma_sync_single_for_device(&to_layer(dev)->shadow, addr, size, dir);
+	struct pvd_layer *layer = to_layer(dev);
+
+	if (needs_direct(layer))
+		dma_sync_single_for_device(&layer->shadow, addr, size, dir);
 }
 
 static void op_sync_sg_for_cpu(struct device *dev, struct scatterlist *sgl,
@@ -245,13 +346,17 @@ static void op_sync_sg_for_cpu(struct device *dev, struct scatterlist *sgl,
 				sync(layer, sg_dma_address(sg), sg_dma_len(sg));
 		}
 	}
-	dma_sync_sg_for_cpu(&layer->shadow, sgl, nents, dir);
+	if (needs_direct(layer))
+		dma_sync_sg_for_cpu(&layer->shadow, sgl, nents, dir);
 }
 
 static void op_sync_sg_for_device(struct device *dev, struct scatterlist *sgl,
 				  int nents, enum dma_data_direction dir)
 {
-	dma_sync_sg_for_device(&to_layer(dev)->shadow, sgl, nents, dir);
+	struct pvd_layer *layer = to_layer(dev);
+
+	if (needs_direct(layer))
+		dma_sync_sg_for_device(&layer->shadow, sgl, nents, dir);
 }
 
 static int op_dma_supported(struct device *dev, u64 mask)
