@@ -26,10 +26,9 @@ def same_when_off(version: str) -> None:
         tree = linux.tree_of(version)
         source = linux.LINUX / version / "source" / f"linux-source-{version}"
         out = linux.LINUX / version / "mapping"
-        off = {"PVDIRTY": "n", "PVDIRTY_STATS": "n", "PVDIRTY_KUNIT_TEST": "n"}
-        plain = _compile(source, out / "plain", version, **off)
+        plain = _compile(source, out / "plain", version, **linux.OFF)
         expect(b"pvdirty" not in plain, "Debian's source has pvdirty")
-        same = _compile(tree, out / "off", version, **off)
+        same = _compile(tree, out / "off", version, **linux.OFF)
         expect(same == plain, f"{OBJECT} is another with CONFIG_PVDIRTY off")
         differs = _compile(tree, out / "on", version)
         expect(differs != plain, "the comparison does not see CONFIG_PVDIRTY=y")

@@ -27,6 +27,7 @@ from harness.cli import Parser
 from harness.ctest import (
     BENCH,
     BENCH_JSON,
+    COST_JSON,
     HOST,
     LONG,
     ON_DEMAND,
@@ -38,7 +39,7 @@ from harness.ctest import (
     run_tests,
 )
 from harness.ledger import Ledger, shard, tree_hash
-from harness.linux import BUILT_IN
+from harness.linux import BUILT_IN, OURS
 from harness.provision import E2E_TARGETS, KERNELS, provision
 
 SOAK = TOP / "tests" / "e2e" / "soak.py"
@@ -180,8 +181,11 @@ def print_json(tallies: list[Tally], out: IO[str]) -> None:
             for t in tallies
         },
     }
-    if any(t.label == BENCH for t in tallies) and BENCH_JSON.exists():
-        results[BENCH] = json.loads(BENCH_JSON.read_text())
+    if any(t.label == BENCH for t in tallies):
+        if BENCH_JSON.exists():
+            results[BENCH] = json.loads(BENCH_JSON.read_text())
+        costs = sorted(COST_JSON.glob("*.json"))
+        results["cost"] = {path.stem: json.loads(path.read_text()) for path in costs}
     json.dump(results, out, indent=2)
     print(file=out, flush=True)
 
@@ -228,7 +232,7 @@ def run_labels(options: argparse.Namespace, tallies: list[Tally]) -> int:
     unnamed = set(known) - (set() if options.full else ON_DEMAND)
     wanted = [x for x in known if x in (options.labels or unnamed)]
     if set(wanted) - WITHOUT_GUESTS:
-        own = BUILT_IN if ON_DEMAND & set(wanted) or options.full else ()
+        own = OURS if options.full else BUILT_IN if ON_DEMAND & set(wanted) else ()
         provision([*sorted(KERNELS), *own], tests=True)
     done: list[str] = []
     for label in wanted:

@@ -15,12 +15,13 @@ from .base import BUILD, LOGS, run_group
 HOST = BUILD / "host"
 BENCH = "bench"
 BENCH_JSON = HOST / "tests" / "bench" / "bench.json"
+COST_JSON = HOST / "tests" / "bench" / "cost"  # a file for each guest that was measured
 LONG = "long"
 # Cheap ones first; a label that only tests of later work carry comes last.
 ORDER = (
     "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
 )  # fmt: skip
-WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz", "bench"}
+WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz"}
 # Needs kernels that take long to build: only if it is named, or with --full.
 ON_DEMAND = {"kunit"}
 
@@ -66,6 +67,13 @@ def labels_of(tests: list[Test]) -> list[str]:
     return sorted(labels, key=lambda x: (ORDER.index(x) if x in ORDER else len(ORDER), x))
 
 
+def forget_benchmarks() -> None:
+    """What an earlier run measured is none of this one's results."""
+    BENCH_JSON.unlink(missing_ok=True)
+    for path in COST_JSON.glob("*.json"):
+        path.unlink()
+
+
 def _skip_reason(case: ElementTree.Element) -> str:
     output = case.findtext("system-out") or ""
     found = re.findall(r"^SKIP: (.*)$", output, re.MULTILINE)
@@ -104,7 +112,8 @@ def run_tests(names: list[str], tally: Tally, build: Path = HOST) -> set[str]:
     junit = LOGS / f"check-{tally.label}.xml"
     junit.unlink(missing_ok=True)
     if tally.label == BENCH:
-        BENCH_JSON.unlink(missing_ok=True)
+        if not tally.passed:
+            forget_benchmarks()
     argv = ["ctest", "--test-dir", str(build), "-L", f"^{re.escape(tally.label)}$"]
     argv += ["-R", f"^({'|'.join(re.escape(name) for name in names)})$"]
     argv += ["--output-junit", str(junit), "--output-on-failure", "--no-tests=error"]

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import devices
-from .base import BUILD, SUPPORT, HarnessError, Phase, command
+from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command
 from .devices import DRIVERS
-from .linux import BUILT_IN
+from .linux import OURS
 
 # Lists of modules for tests that load them themselves.
 EXTRA = {
@@ -22,8 +22,10 @@ EXTRA = {
     "uio": ("uio_pci_generic",),
     "vfio": ("vfio_pci",),
 }
-TEST_MODULE = "edu_dma.ko"
 GUEST = SUPPORT / "guest"
+# Modules for tests, and where their sources are.
+TEST_MODULES = {"edu_dma": GUEST / "kmod", "dma_cost": TOP / "tests" / "bench" / "guest"}
+OWN_KERNELS = ("dma_cost",)  # also for kernels of our own
 BUSYBOX = Path("/usr/bin/busybox")
 DISK_BYTES = 64 << 20
 
@@ -31,6 +33,16 @@ DISK_BYTES = 64 << 20
 def initrd(version: str) -> Path:
     """Where build() puts the initramfs of a kernel."""
     return BUILD / "guest" / version / "initramfs.cpio"
+
+
+def test_modules(version: str) -> tuple[str, ...]:
+    """Names of the modules for tests that a kernel gets."""
+    return OWN_KERNELS if version in OURS else tuple(TEST_MODULES)
+
+
+def test_module(version: str, name: str) -> Path:
+    """Where provision.py builds a module for tests."""
+    return BUILD / "guest" / version / name / f"{name}.ko"
 
 
 def disk_content() -> Path:
@@ -111,10 +123,9 @@ def build(version: str) -> None:
     kernel = BUILD / "kernels" / version
     release = (kernel / ".stamp").read_text()
     modules = kernel / "lib" / "modules" / release
-    # A kernel of ours has pvdirty built in, and no modules.
-    ours = [BUILD / "guest" / version / name for name in ("pvdirty.ko", f"kmod/{TEST_MODULE}")]
-    if version in BUILT_IN:
-        ours = []
+    ours = [test_module(version, name) for name in test_modules(version)]
+    if version not in OURS:
+        ours.append(BUILD / "guest" / version / "pvdirty.ko")
     ingredients = [BUSYBOX, *programs, *ours, GUEST / "init", Path(__file__)]
     ingredients += [kernel / ".stamp", Path(devices.__file__)]
     digest = hashlib.sha256()
@@ -139,7 +150,7 @@ def build(version: str) -> None:
         os.chmod(root / "init", 0o755)
         lists = {name: driver.modules for name, driver in DRIVERS.items()}
         # A kernel of ours has no drivers that hand devices to user space.
-        absent = ("uio", "vfio") if version in BUILT_IN else ()
+        absent = ("uio", "vfio") if version in OURS else ()
         lists |= {name: modules for name, modules in EXTRA.items() if name not in absent}
         for name, wanted in lists.items():
             names = []

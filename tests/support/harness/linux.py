@@ -18,7 +18,11 @@ LINUX = BUILD / "linux"
 CONFIG = SUPPORT / "kernel.config"
 # Names of our kernels, as of Debian's in provision.KERNELS.
 BUILT_IN = {"built-in-6.1": "6.1", "built-in-6.12": "6.12"}
+# The same with CONFIG_PVDIRTY off, to compare with.
+WITHOUT = {"without-6.1": "6.1", "without-6.12": "6.12"}
+OURS = BUILT_IN | WITHOUT
 VERSIONS = tuple(BUILT_IN.values())
+OFF = {"PVDIRTY": "n", "PVDIRTY_STATS": "n", "PVDIRTY_KUNIT_TEST": "n"}
 
 
 def source(version: str) -> Path:
@@ -106,22 +110,28 @@ def _ingredients() -> str:
     return digest.hexdigest()
 
 
+def out_of(name: str) -> Path:
+    """Where a kernel of ours is built; modules for it are built against that."""
+    return LINUX / OURS[name] / ("out" if name in BUILT_IN else "without")
+
+
 def build(name: str) -> None:
     """build/kernels/<name>: vmlinuz, and in lib/modules what is built in.
 
     The caller holds the lock.
     """
-    version = BUILT_IN[name]
+    version = OURS[name]
     kernel = BUILD / "kernels" / name
-    made_from = LINUX / version / ".built-from"
+    made_from = kernel / ".built-from"
     ingredients = _ingredients()
     if stamp(kernel) and made_from.exists() and made_from.read_text() == ingredients:
         return
-    log = f"linux-{version}.log"
-    with Phase(f"building Linux {version} with pvdirty"):
-        tree, out = tree_of(version), LINUX / version / "out"
-        configure(tree, out, log)
-        command(f"building Linux {version}", make(tree, out, "bzImage"), log)
+    log = f"linux-{name}.log"
+    with Phase(f"building Linux {version} {'with' if name in BUILT_IN else 'without'} pvdirty"):
+        tree, out = tree_of(version), out_of(name)
+        configure(tree, out, log, **({} if name in BUILT_IN else OFF))
+        # There are no modules; it writes what modules of others are built against.
+        command(f"building Linux {version}", make(tree, out, "bzImage", "modules"), log)
         release = (out / "include" / "config" / "kernel.release").read_text().strip()
         modules = fresh(kernel) / "lib" / "modules" / release
         modules.mkdir(parents=True)

@@ -168,7 +168,7 @@ def _host(targets: tuple[str, ...]) -> None:
 def _guest_module(version: str) -> None:
     """build/guest/<version>/pvdirty.ko; make itself knows what is current."""
     out = BUILD / "guest" / version
-    kdir = (BUILD / "headers" / version / "kdir").read_text().strip()
+    kdir = _kdir(version)
     module = out / "pvdirty.ko"
     sources = [p for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file()]
     newest = max(p.stat().st_mtime for p in sources)
@@ -183,15 +183,23 @@ def _guest_module(version: str) -> None:
         )
 
 
-def _test_module(version: str) -> None:
-    """build/guest/<version>/kmod: the module for tests; kbuild writes beside what it reads."""
-    out = BUILD / "guest" / version / "kmod"
-    kdir = (BUILD / "headers" / version / "kdir").read_text().strip()
-    sources = list((guest_image.GUEST / "kmod").iterdir())
-    module = out / guest_image.TEST_MODULE
-    if module.exists() and module.stat().st_mtime > max(p.stat().st_mtime for p in sources):
+def _kdir(version: str) -> str:
+    """What a module for this kernel is built against."""
+    if version in linux.OURS:
+        return str(linux.out_of(version))
+    return (BUILD / "headers" / version / "kdir").read_text().strip()
+
+
+def _test_module(version: str, name: str) -> None:
+    """build/guest/<version>/<name>: a module for tests; kbuild writes beside what it reads."""
+    module = guest_image.test_module(version, name)
+    out = module.parent
+    kdir = _kdir(version)
+    sources = list(guest_image.TEST_MODULES[name].iterdir())
+    newest = max(p.stat().st_mtime for p in (*sources, Path(kdir) / "Module.symvers"))
+    if module.exists() and module.stat().st_mtime > newest:
         return
-    with Phase(f"building the test module for {version}"):
+    with Phase(f"building the test module {name} for {version}"):
         out.mkdir(parents=True, exist_ok=True)
         for source in sources:
             link = out / source.name
@@ -200,12 +208,12 @@ def _test_module(version: str) -> None:
         command(
             f"building the test module for {version}",
             ["make", "-C", kdir, f"M={out}", "modules"],
-            f"test-module-{version}.log",
+            f"test-module-{name}-{version}.log",
         )
 
 
 def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> None:
-    """Everything for runs with these kernels (of KERNELS or linux.BUILT_IN).
+    """Everything for runs with these kernels (of KERNELS or linux.OURS).
 
     tests: the tests' own programs too; they take far longer to compile.
     more: or some of them.
@@ -223,5 +231,6 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
         for version in kernels:
             if version in KERNELS:
                 _guest_module(version)
-                _test_module(version)
+            for name in guest_image.test_modules(version):
+                _test_module(version, name)
             guest_image.build(version)

@@ -49,11 +49,14 @@ class VmConfig:
     disk_kib_per_second: int = 6144
     disk_writes: bool = True
     cpu_pages_per_second: int = 300
+    work: bool = True  # the guest has a workload
     plugins: tuple[Path, ...] = (PLUGIN,)
     sandbox: str = "off"
 
     def workload(self) -> str:
-        """The guest program's arguments."""
+        """The guest program's arguments; none: it does not run."""
+        if not self.work:
+            return ""
         words = [f"cpu={self.cpu_pages_per_second}"]
         if disk := self.driver(DISK):
             only = "" if self.disk_writes else ":ro"

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""What tracking costs, in guest instructions: `cost.py CASE` runs a case, see `cost.py --help`."""
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import count
+from count import INSERT, LOAD, Counts, NotExact, counting, machine, without_ports
+
+from harness.base import BUILD, HarnessError, say
+from harness.ctest import COST_JSON
+from harness.linux import VERSIONS
+from harness.provision import KERNELS
+
+HERE = Path(__file__).parent
+FIGURES = HERE / "cost.json"  # what the document shows
+DOCUMENT = HERE / "COST.md"
+
+# The columns: loops of the guest's module.
+LOOPS = {
+    "pair": "4 KiB, map and unmap",
+    "read": "the same, device reads only",
+    "sync": "sync for the CPU",
+    "large": "64 KiB, map and unmap",
+    "list": "list of 16, map and unmap",
+}
+BASE = "without"
+FRESH = "on-fresh"
+# The rows.
+STATES = {
+    BASE: "without pvdirty",
+    "no-port": "no port",
+    "uncovered": "device not below a port, another one is",
+    "off": "covered, host not logging",
+    "on": "covered, host logging, bits set",
+    FRESH: "covered, host logging, bits clear",
+    "touch": "covered, touching instead of marking",
+    "swiotlb": "without pvdirty, `swiotlb=force`",
+}
+# Of two runs that bounce or touch: what is done depends on where the page is.
+SPREAD = 0.03
+States = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many instructions a 4 KiB map and unmap may take more than without pvdirty."""
+
+    state: str
+    more: int
+
+    def check(self, states: States) -> str:
+        """What it takes, in words; AssertionError beyond the limit."""
+        more = added(states, self.state, "pair")
+        if more > self.more:
+            raise AssertionError(f"{self.state}: {more:+.0f} instructions, allowed {self.more:+}")
+        return f"{STATES[self.state]}: {more:+.0f}, at most {self.more:+}"
+
+
+BUILT_IN_LIMITS = (Limit("no-port", 2), Limit("off", 60), Limit("on", 75))
+MODULE_LIMITS = (Limit("uncovered", 0), Limit("off", 120), Limit("on", 120))
+
+
+def added(states: States, state: str, loop: str) -> float:
+    """Instructions that a state adds."""
+    if state == FRESH:
+        return states["on"]["fresh"] - states[BASE]["fresh"]
+    return states[state][loop] - states[BASE][loop]
+
+
+def _each(counts: Counts) -> dict[str, float]:
+    return {name: round(loop.each, 2) for name, loop in counts.items()}
+
+
+# ---- measuring ---------------------------------------------------------------
+
+
+def _covered(m: count.Machine, states: States) -> None:
+    """The states of a guest with a covered device that has its driver, and one that has no port."""
+    address = m.covered_address()
+    m.expect_state(address, "registered", f"{address} tracked", "logging: 0")
+    states["uncovered"] = _each(m.measure(count.UNCOVERED_ADDRESS))
+    states["off"] = _each(m.measure(address))
+    m.log()
+    m.expect_state(address, f"{address} tracked", "logging: 1")
+    states["on"] = _each(m.measure(address))
+    m.expect_state(address, f"{address} tracked", "logging: 1", "incomplete: 0x0")
+
+
+def _touch(kernel: str, load: str, states: States) -> None:
+    config = replace(counting(kernel), port_options=",bitmap=off,inflight=off")
+    with machine(config, f"cost-{kernel}-touch") as m:
+        m.order(f"{load}; {INSERT}")
+        address = m.covered_address()
+        m.expect_state(address, "registered touch")
+        states["touch"] = _each(m.measure(address, SPREAD))
+
+
+def _swiotlb(kernel: str, states: States) -> None:
+    config = replace(without_ports(counting(kernel)), kernel_options="swiotlb=force")
+    with machine(config, f"cost-{kernel}-swiotlb") as m:
+        m.order(INSERT)
+        states["swiotlb"] = _each(m.measure(count.UNCOVERED_ADDRESS, SPREAD))
+
+
+def measure_module(kernel: str) -> States:
+    """The states of Debian's kernel; without pvdirty is before the module is loaded."""
+    states: States = {}
+    with machine(counting(kernel), f"cost-{kernel}") as m:
+        m.order(INSERT)
+        states[BASE] = _each(m.measure(count.UNCOVERED_ADDRESS))
+        m.order(f"rmmod dma_cost; {LOAD}; {INSERT}")
+        _covered(m, states)
+    _touch(kernel, LOAD, states)
+    _swiotlb(kernel, states)
+    return states
+
+
+def measure_built_in(version: str) -> States:
+    """The states of kernels of one configuration, with CONFIG_PVDIRTY and without."""
+    states: States = {}
+    without, kernel = f"without-{version}", f"built-in-{version}"
+    for name, state in ((without, BASE), (kernel, "no-port")):
+        with machine(without_ports(counting(name)), f"cost-{name}") as m:
+            m.order(INSERT)
+            states[state] = _each(m.measure(count.UNCOVERED_ADDRESS))
+    with machine(counting(kernel), f"cost-{kernel}") as m:
+        m.order(INSERT)
+        _covered(m, states)
+    _touch(kernel, ":", states)
+    _swiotlb(without, states)
+    return states
+
+
+# ---- tables ------------------------------------------------------------------
+
+
+def _cell(states: States, state: str, loop: str) -> str:
+    if state == FRESH and loop != "pair":
+        return ""
+    total = states["on"]["fresh"] if state == FRESH else states[state][loop]
+    return f"{total:.0f}" if state == BASE else f"{total:.0f} ({added(states, state, loop):+.0f})"
+
+
+def rows(states: States) -> list[list[str]]:
+    """The table of one kernel, as cells."""
+    out = [["instructions of a call", *LOOPS.values()]]
+    for state, text in STATES.items():
+        if state in states or state == FRESH:
+            out.append([text, *(_cell(states, state, loop) for loop in LOOPS)])
+    return out
+
+
+def table(states: States) -> str:
+    """For a terminal."""
+    cells = rows(states)
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = []
+    for row in cells:
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *rest]))
+    return "\n".join(lines)
+
+
+NOTES = """\
+## Not measured yet
+
+The hook built in (`cost.py built-in-6.1` measures it, but has not been run), and whole I/O paths \
+of real drivers.
+"""
+
+
+def _title(result: dict[str, Any]) -> str:
+    how = "pvdirty as a module" if result["how"] == "module" else "pvdirty built in"
+    return f"Linux {result['release']}, {how}"
+
+
+def _limits(result: dict[str, Any]) -> tuple[Limit, ...]:
+    return MODULE_LIMITS if result["how"] == "module" else BUILT_IN_LIMITS
+
+
+HEAD = """\
+<!-- Generated by tests/bench/cost.py --document from cost.json; do not edit. -->
+# What tracking costs
+
+Guest instructions of one call of the DMA API, or of a pair of calls; in brackets what is more \
+than without pvdirty. The guest runs under QEMU's `-icount shift=0,sleep=off`, where the time \
+stamp counter counts one for each instruction, so the figures are exact: each loop runs twice, \
+and both runs must take the same number. Ten instructions more must count as ten, and without \
+`-icount` that check must fail. They are figures of these kernels and compilers, not times: a \
+locked exchange counts like any other instruction, and each step of a string move as one. Where \
+pages are touched or bounced, two runs may differ by up to 3 %, since it depends on where they \
+are; the figure is the mean.
+
+The first column is `dma_map_single()` and `dma_unmap_single()` of a page that the device writes. The loops \
+are in [guest/dma_cost.c](guest/dma_cost.c); `./check bench` measures Debian's 6.1, with `--full` \
+6.12 too.
+"""
+
+
+def document(results: list[dict[str, Any]]) -> str:
+    """The figures for people, in Markdown."""
+    parts = [HEAD]
+    for result in results:
+        cells = rows(result["states"])
+        lines = [f"## {_title(result)}", "", f"Compiled with {result['compiler']}.", ""]
+        lines += ["| " + " | ".join(cells[0]) + " |", "|---" + "|---:" * (len(cells[0]) - 1) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
+        lines += ["", "For a pair, more than without pvdirty:", ""]
+        lines += [f"- {limit.check(result['states'])}" for limit in _limits(result)]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join([*parts, NOTES])
+
+
+# ---- cases -------------------------------------------------------------------
+
+
+def _compiler() -> str:
+    done = subprocess.run(["gcc-12", "--version"], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+def _result(how: str, kernel: str, states: States) -> dict[str, Any]:
+    release = (BUILD / "kernels" / kernel / ".stamp").read_text()
+    return {"how": how, "release": release, "compiler": _compiler(), "states": states}
+
+
+def results_of(name: str) -> dict[str, Any]:
+    """Measures what a case is named for."""
+    how, _, version = name.rpartition("-")
+    if how == "module":
+        return _result("module", version, measure_module(version))
+    return _result("built in", name, measure_built_in(version))
+
+
+def _measure(name: str) -> None:
+    result = results_of(name)
+    print(f"{_title(result)}, instructions:\n{table(result['states'])}")
+    COST_JSON.mkdir(parents=True, exist_ok=True)
+    (COST_JSON / f"{name}.json").write_text(json.dumps(result))
+    for limit in _limits(result):
+        print(limit.check(result["states"]))
+
+
+def _document() -> None:
+    """The document is what the figures say, and a figure beyond its limit is found."""
+    results = json.loads(FIGURES.read_text())
+    if DOCUMENT.read_text() != document(results):
+        raise AssertionError("COST.md is not what cost.json says")
+    broken = json.loads(json.dumps(results))
+    broken[0]["states"]["on"]["pair"] += 1000
+    try:
+        document(broken)
+    except AssertionError as error:
+        print(error)
+    else:
+        raise AssertionError("a figure beyond its limit is not found")
+
+
+def _clock() -> None:
+    """A clock that does not count instructions is found out."""
+    config = replace(without_ports(counting("6.1")), more=count.ALLOWED)
+    with machine(config, "cost-clock") as m:
+        m.order(INSERT)
+        try:
+            m.measure(count.UNCOVERED_ADDRESS)
+        except NotExact as error:
+            print(error)
+        else:
+            raise AssertionError("a clock of real time is taken for one of instructions")
+
+
+MEASURED = (
+    *(f"module-{version}" for version in sorted(KERNELS)),
+    *(f"built-in-{version}" for version in VERSIONS),
+)
+
+
+def _keep(names: list[str]) -> None:
+    """Puts figures that were measured here into cost.json, and writes the document."""
+    kept = {_title(r): r for r in json.loads(FIGURES.read_text())} if FIGURES.exists() else {}
+    for name in names:
+        result = json.loads((COST_JSON / f"{name}.json").read_text())
+        kept[_title(result)] = result
+    order = sorted(kept.values(), key=lambda r: (r["how"] != "module", r["release"]))
+    FIGURES.write_text(json.dumps(order, indent=1) + "\n")
+    DOCUMENT.write_text(document(order))
+
+
+def main() -> int:
+    """Exit code of the program."""
+    cases: dict[str, Callable[[], None]] = {"document": _document, "clock": _clock}
+    cases |= {name: functools.partial(_measure, name) for name in MEASURED}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", nargs="?", choices=cases)
+    parser.add_argument("--document", action="store_true", help="write COST.md from cost.json")
+    parser.add_argument(
+        "--keep", nargs="+", default=[], choices=MEASURED, metavar="CASE",
+        help="first put into cost.json what these cases have measured here",
+    )
+    options = parser.parse_args()
+    if options.document:
+        _keep(options.keep)
+        return 0
+    if not options.case:
+        parser.error("a case, or --document")
+    try:
+        cases[options.case]()
+    except (AssertionError, HarnessError) as error:
+        say(f"cost: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
