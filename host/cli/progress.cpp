@@ -60,7 +60,7 @@ std::string Progress::rates(const Snapshot& now) const {
     if (!sent_ || !now.migration.running()) {
         return "";
     }
-    const std::string sent = fmt::format(", sent {}", rate_text(*sent_));
+    std::string sent = fmt::format(", sent {}", rate_text(*sent_));
     if (!marked_) {
         return sent; // nobody knows yet what the first pass leaves
     }
