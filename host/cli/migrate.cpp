@@ -169,7 +169,7 @@ private:
 
     Step go() {
         if (unplugs()) {
-            if (const Step ready = options_->unplug_first ? take_out() : hold(); !ready) {
+            if (Step ready = options_->unplug_first ? take_out() : hold(); !ready) {
                 return ready;
             }
         }
@@ -190,11 +190,11 @@ private:
     }
 
     Step take_out() {
-        if (const Step asked = ask(); !asked) {
+        if (Step asked = ask(); !asked) {
             return asked;
         }
         while (true) {
-            if (const Step looked = look_for_devices(); !looked) {
+            if (Step looked = look_for_devices(); !looked) {
                 return looked;
             }
             if (unplug_.all_gone()) {
@@ -235,7 +235,7 @@ private:
         source_->monitor().take_events();
     }
 
-    MonitorResult<Snapshot> snapshot() const {
+    [[nodiscard]] MonitorResult<Snapshot> snapshot() const {
         Snapshot now;
         now.taken = pacer_->now();
         auto migration = source_->migration();
@@ -302,7 +302,7 @@ private:
             if (pacer_->interrupted()) {
                 return fail(exit_interrupted, "interrupted");
             }
-            if (const Step moved = move_devices(now->rest); !moved) {
+            if (Step moved = move_devices(now->rest); !moved) {
                 return moved;
             }
             wait();
