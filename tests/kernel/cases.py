@@ -13,6 +13,7 @@ import apply  # noqa: E402
 import dkms  # noqa: E402
 import kunit  # noqa: E402
 import mapping  # noqa: E402
+import style  # noqa: E402
 from harness.linux import VERSIONS  # noqa: E402
 
 CASES = {
@@ -23,6 +24,8 @@ CASES = {
         ("dkms", dkms.builds),
         ("mapping", mapping.same_when_off),
         ("kunit", kunit.passes),
+        ("style", style.module_clean),
+        ("style-built-in", style.built_in_clean),
     )
     for version in VERSIONS
 }

@@ -24,7 +24,7 @@ packages=(
 	libcli11-dev libelf-dev libexpected-dev libfdt-dev libfmt-dev libglib2.0-dev
 	libpixman-1-dev librapidcheck-dev llvm-14 make meson ninja-build
 	nlohmann-json3-dev pahole pkg-config python3 python3-venv qemu-system-x86
-	spin xz-utils zlib1g-dev zstd
+	sparse spin xz-utils zlib1g-dev zstd
 )
 
 die() {
