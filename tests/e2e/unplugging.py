@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A migration in which the device works until the rest would fit, and is replaced afterwards."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ def cross(guest: MovingGuest, device: Driver) -> dict[str, Any]:
             expect(migration.status == "active", "it ends with the device still there")
             guest.source.call("device_del", id=device.id)
             asked = True
+        time.sleep(0.02)
     complaint = guest.source.complaint()
     expect(migration.status == "completed", f"{migration.info} {complaint}")
     expect(asked, "it ended before the device was asked to go")
