@@ -23,7 +23,7 @@
 #define pvd_try_cmpxchg(p, pold, new) sync_try_cmpxchg(p, pold, new)
 #else
 #define pvd_try_cmpxchg(p, pold, new) \
-	__raw_try_cmpxchg(p, pold, new, sizeof(*(p)), "lock; ")
+	__raw_try_cmpxchg(p, pold, new, sizeof((p)[0]), "lock; ")
 #endif
 #define pvd_rmb() virt_rmb() /* partners are named where it is used */
 #define pvd_load_acquire(p) smp_load_acquire(p) /* likewise */
