@@ -47,10 +47,15 @@ void Progress::measure(const Snapshot& now) {
                            seconds_since(*base_));
         base_ = now;
     }
-    if (now.migration.passes > synced_->migration.passes && now.taken >= synced_->taken + window) {
-        marked_ = static_cast<double>(now.migration.page_size) *
-                  per_second(synced_->counters.pages_marked, now.counters.pages_marked,
-                             seconds_since(*synced_));
+    // The first sync only begins the first pass: there is nothing to count from before it.
+    const bool begins = synced_->migration.passes == 0;
+    if (now.migration.passes > synced_->migration.passes &&
+        (begins || now.taken >= synced_->taken + window)) {
+        if (!begins) {
+            marked_ = static_cast<double>(now.migration.page_size) *
+                      per_second(synced_->counters.pages_marked, now.counters.pages_marked,
+                                 seconds_since(*synced_));
+        }
         synced_ = now;
     }
 }
