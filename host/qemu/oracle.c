@@ -22,6 +22,11 @@
  * finished; and it marks before it lowers the counter. So if the counter reads
  * 0, the mapping that the write went through is gone, its mark was set before
  * that, and after the previous harvest: this harvest must find it.
+ * A release that runs while the session starts is the exception: the guest may
+ * have read before that nobody logs, and need not mark. The device's write came
+ * before, and so before the first pass reads the page. So a page in flight that
+ * was handed out before the session (BEFORE) may leave without a mark, unless
+ * it is handed out or written again.
  *
  * A hand-out need not be followed by a finished write (an aborted request). It
  * is forgotten once its page was harvested and the second look finds the
@@ -60,6 +65,7 @@ enum {
     MARKED,     /* marked in this session */
     UNCOVERED,  /* failed the check in this session */
     AT_START,   /* in flight when the session started */
+    BEFORE,     /* handed, and in flight, when it started; not handed since */
     TAKEN,      /* handed; then its mark was taken, and the counter not 0 */
     NOW_MARKED, /* of one harvest */
     NOW_FLYING, /* of one harvest */
@@ -122,6 +128,7 @@ void pvdirty_oracle_handed(hwaddr gpa)
         set_bit(PAGE(gpa), oracle.set[HANDED]);
         clear_bit(PAGE(gpa), oracle.set[FINISHED]);
         clear_bit(PAGE(gpa), oracle.set[TAKEN]);
+        clear_bit(PAGE(gpa), oracle.set[BEFORE]);
     }
 }
 
@@ -149,7 +156,7 @@ static void take_written(void)
 void pvdirty_oracle_session(void)
 {
     static const int fresh[] = {
-        WRITTEN, SESSION, MARKED, UNCOVERED, AT_START, TAKEN
+        WRITTEN, SESSION, MARKED, UNCOVERED, AT_START, BEFORE, TAKEN
     };
     struct pvd_stats stats;
     uint64_t pfn;
@@ -181,6 +188,7 @@ void pvdirty_oracle_session(void)
             clear_bit(pfn, oracle.set[HANDED]);
         }
     }
+    bitmap_copy(oracle.set[BEFORE], oracle.set[HANDED], oracle.pages);
 }
 
 /* The sets have whole groups: what lies beyond them is no RAM. */
@@ -252,7 +260,7 @@ static void audit(uint64_t i)
     unsigned long over = set[HANDED][i] & marked;
     unsigned long uncovered;
 
-    set[HANDED][i] &= ~(set[TAKEN][i] & ~flying & ~marked);
+    set[HANDED][i] &= ~((set[TAKEN][i] | set[BEFORE][i]) & ~flying & ~marked);
     uncovered = (set[WRITTEN][i] | set[HANDED][i]) & ~flying & ~marked;
     set[UNCOVERED][i] |= uncovered;
     set[MARKED][i] |= marked;
