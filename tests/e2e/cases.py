@@ -18,6 +18,7 @@ import judges
 import life
 import migrate_command
 import mid_migration
+import oracle
 import plugged_memory
 import policies
 import provisioning
@@ -67,6 +68,7 @@ CASES = {
     "hostile-migration": hostile_migration.attacked,
     "hostile-restless": hostile_migration.restless,
     "told-pages-are-sent": hostile_migration.told,
+    "oracle-at-start": oracle.at_start,
     "interrupt": life.interrupt,
 }
 for module in (
