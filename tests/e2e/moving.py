@@ -111,8 +111,8 @@ class Migration:
             self._fast = False
         return False
 
-    def hold_in_pass(self, number: int) -> None:
-        """Goes there; then it does not converge, and devices write what was sent.
+    def reach_pass(self, number: int) -> None:
+        """Goes there, unless it is over before.
 
         It slows down before a pass ends: the few pages that are dirtied meanwhile would be sent in
         no time, and that would be the end.
@@ -122,6 +122,10 @@ class Migration:
             if left < LITTLE:
                 self.limit(run.BANDWIDTH if left > VERY_LITTLE else CRAWL)
             time.sleep(0.02)
+
+    def hold_in_pass(self, number: int) -> None:
+        """Goes there; then it does not converge, and devices write what was sent."""
+        self.reach_pass(number)
         self.limit(CRAWL)
         expect(self.status not in ENDS, f"it is over too early: {self.info}")
 
