@@ -144,6 +144,28 @@ def _source(config: VmConfig) -> Iterator[_Source]:
     expect_nothing_left(os.getpid())
 
 
+def boots() -> None:
+    """A kernel that fails before it knows of pvdirty is started once more; any other guest not."""
+    for options, starts, words in (
+        ("rdinit=/none root=none", 2, "Kernel panic"),
+        ("demo.load=disk=/dev/none:1", 1, "PVDIRTY fatal"),
+    ):
+        config = VmConfig(drivers=("e1000e",), kernel_options=options)
+        progress = Progress("boots")
+        with RunDir("boots", keep=False) as directory:
+            disk = directory.path / "disk.img"
+            with run.start_source(config, disk, directory.path, progress) as vm:
+                try:
+                    run.boot(vm, config, FrameGenerator(1), progress)
+                except HarnessError as error:
+                    print(error, flush=True)
+                    expect(words in str(error), f"{options}: {error}")
+                else:
+                    raise AssertionError(f"it boots with {options}")
+                expect(vm.starts == starts, f"{options}: started {vm.starts} times")
+    expect_nothing_left(os.getpid())
+
+
 def _expect_destination_says(destination: Vm, *words: str) -> None:
     deadline = time.monotonic() + 10
     while destination.alive() and time.monotonic() < deadline:

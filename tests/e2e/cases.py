@@ -49,6 +49,7 @@ CASES = {
     "bad-options": bad_input.options,
     "bad-qemu": bad_input.qemu,
     "bad-port": bad_input.port,
+    "boots": bad_input.boots,
     "kvm": bad_input.kvm,
     "policy-refuses": bad_input.policy,
     "destination-without-plugin": bad_input.destination_without_plugin,

@@ -140,13 +140,19 @@ class Vm:
     def __init__(self, name: str, argv: list[str], directory: Path) -> None:
         self.name = name
         self.directory = directory
+        self.starts = 0
+        self._argv = argv
         self._qmp: Qmp | None = None
         self._control: socket.socket | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self.starts += 1
         with self.log.open("wb") as log:
             try:
                 self.process = subprocess.Popen(
-                    argv,
-                    cwd=directory,
+                    self._argv,
+                    cwd=self.directory,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -154,17 +160,22 @@ class Vm:
                 )
             except OSError as error:
                 raise HarnessError(
-                    f"cannot run {argv[0]} ({os.strerror(error.errno)}): install Debian's "
+                    f"cannot run {self._argv[0]} ({os.strerror(error.errno)}): install Debian's "
                     "qemu-system-x86, or name a QEMU 7.2 with --qemu"
                 ) from error
         try:
-            self._qmp = Qmp(directory / f"{name}.qmp", self.alive)
+            self._qmp = Qmp(self.directory / f"{self.name}.qmp", self.alive)
         except QmpClosed as error:
             self.kill()
             raise GuestError(self.complaint() or str(error)) from error
         except BaseException:
             self.kill()
             raise
+
+    def start_anew(self) -> None:
+        """Ends QEMU, and runs it again with the same arguments."""
+        self.kill()
+        self._start()
 
     def __enter__(self) -> "Vm":
         return self
