@@ -2,6 +2,7 @@
 """Cases with real KVM and VFIO: `cases.py NAME`; ctest runs them one at a time."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from harness.run import MODES  # noqa: E402
 HERE = Path(__file__).parent
 RUN = HERE / "run"
 INSIDE = HERE / "inside"
+CONFORMANCE = HERE / "conformance"
+PROGRAMS = BUILD / "host" / "tests"
 
 
 def _run(*args: str) -> tuple[int, str]:
@@ -79,6 +82,20 @@ def runner() -> None:
     expect(code == 2, "a script that is not there")
 
 
+def _conformance(kernel: str) -> None:
+    """The kernel's type1 container answers as the table has it; without a page it does not."""
+    program = PROGRAMS / "conformance" / "type1-conformance"
+    code, out = _run("--kernel", kernel, "--device", "nvme", str(CONFORMANCE), str(program))
+    expect(code == 0, f"exit code {code}")
+    lines = out.splitlines()
+    expect(any(line.startswith(f"Linux {kernel}") for line in lines), "another kernel")
+    ran = re.findall(r"^(\d+) rows, (\d+) differ$", out, re.MULTILINE)
+    expect(len(ran) == 2 and ran[0][0] == ran[1][0], f"not all rows ran twice: {ran}")
+    expect("code 0" in lines and ran[0][1] == "0", f"{ran[0][1]} rows differ")
+    expect("control's code 1" in lines, "the control's code")
+    expect(any(line.startswith("DIFFERS 003 GET: ") for line in lines), "the control is not found")
+
+
 def _migrations(*args: str, drivers: str = "nvme", modes: str = "log") -> None:
     """Each mode once; said again, apart from the script's judge, what has to come out."""
     out = _script(drivers, "migrate.py", "--driver", drivers, "--mode", modes, *args)
@@ -132,6 +149,8 @@ NO_PROTECT = ("--shim", "no-manual-protect")
 
 CASES = {
     "runner": runner,
+    "conformance": lambda: _conformance("6.12"),
+    "conformance-6.1": lambda: _conformance("6.1"),
     "nvme": _of(),
     "nvme-control": _of(modes="off"),
     "e1000e": _of(drivers="e1000e"),
