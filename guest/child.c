@@ -18,6 +18,7 @@
 #include <linux/platform_device.h>
 #include <linux/slab.h>
 
+#include "alloc.h"
 #include "pvdirty.h"
 
 /**
@@ -94,7 +95,7 @@ static void arm(struct device *dev)
 
 	if (find(dev))
 		return;
-	child = kzalloc(sizeof(*child), GFP_KERNEL);
+	child = pvd_alloc(kzalloc(sizeof(*child), GFP_KERNEL));
 	if (!child || !try_module_get(THIS_MODULE)) {
 		kfree(child);
 		spoil(dev);

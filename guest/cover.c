@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
+#include "alloc.h"
 #include "pvdirty.h"
 
 /* How often devices that wait for their last unmap are looked at. */
@@ -169,7 +170,7 @@ static u32 features_of(const struct pvd_dev *pd)
 
 static void cover(struct device *dev, struct pvd_port *port)
 {
-	struct pvd_dev *pd = kzalloc(sizeof(*pd), GFP_KERNEL);
+	struct pvd_dev *pd = pvd_alloc(kzalloc(sizeof(*pd), GFP_KERNEL));
 
 	if (!pd) {
 		if (pvd_have_log())
@@ -363,3 +364,7 @@ void pvd_cover_stop(void)
 	list_for_each_entry_safe(pd, next, &freed, node)
 		drop(pd);
 }
+
+#ifdef CONFIG_PVDIRTY_KUNIT_TEST
+#include "cover_kunit.c"
+#endif

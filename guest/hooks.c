@@ -11,6 +11,7 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 
+#include "alloc.h"
 #include "compat.h"
 #include "hooks.h"
 #include "pages.h"
@@ -223,7 +224,7 @@ static u8 take_ranges(struct pvd_layer *layer)
 		return PVDIRTY_R_OTHER_OPS;
 	}
 	if (map) {
-		layer->ranges = kmemdup(map, bytes, GFP_KERNEL);
+		layer->ranges = pvd_alloc(kmemdup(map, bytes, GFP_KERNEL));
 		if (!layer->ranges)
 			return PVDIRTY_R_NO_MEMORY;
 	}
@@ -233,8 +234,9 @@ static u8 take_ranges(struct pvd_layer *layer)
 
 struct pvd_layer *pvd_attach_new(struct device *dev)
 {
-	struct pvd_layer *layer = kzalloc(sizeof(*layer), GFP_KERNEL);
+	struct pvd_layer *layer;
 
+	layer = pvd_alloc(kzalloc(sizeof(*layer), GFP_KERNEL));
 	if (!layer)
 		return NULL;
 	layer->dev = dev;

@@ -21,6 +21,7 @@
 #include <linux/pfn.h>
 #include <linux/slab.h>
 
+#include "alloc.h"
 #include "pvdirty.h"
 
 #define LOG_GFP (GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
@@ -105,10 +106,15 @@ static void walk_ram(struct ram_walk *walk)
 	pvd_memplug_ranges(pluggable_range, walk);
 }
 
+static void *alloc_area(size_t bytes)
+{
+	return pvd_alloc(alloc_pages_exact(bytes, LOG_GFP));
+}
+
 static int alloc_window(struct pvd_window *w, u32 npages)
 {
-	w->marks = alloc_pages_exact(PVDIRTY_MARKS_BYTES(npages), LOG_GFP);
-	w->counts = alloc_pages_exact(PVDIRTY_COUNTS_BYTES(npages), LOG_GFP);
+	w->marks = alloc_area(PVDIRTY_MARKS_BYTES(npages));
+	w->counts = alloc_area(PVDIRTY_COUNTS_BYTES(npages));
 	w->npages = npages;
 	return w->marks && w->counts ? 0 : -ENOMEM;
 }
@@ -211,7 +217,7 @@ static int fill_section(struct pvd_log *log, u64 window, u32 slot,
 		write_section(section_of(log, w), window, w->npages, w->marks,
 			      w->counts);
 	} else {
-		stub = kmalloc(STUB_BYTES, LOG_GFP);
+		stub = pvd_alloc(kmalloc(STUB_BYTES, LOG_GFP));
 		if (!stub)
 			return -ENOMEM;
 		write_section(section_of(log, w), window, STUB_PAGES, stub,
@@ -266,7 +272,8 @@ int pvd_log_alloc(void)
 
 	walk_ram(&walk);
 	log.nwindows = walk.nwindows;
-	log.windows = kvcalloc(log.nwindows, sizeof(*log.windows), GFP_KERNEL);
+	log.windows = pvd_alloc(kvcalloc(log.nwindows, sizeof(*log.windows),
+					 GFP_KERNEL));
 	if (!log.windows) {
 		pr_warn("no memory for the table of %llu windows, no device is tracked\n",
 			log.nwindows);
@@ -284,7 +291,7 @@ int pvd_log_alloc(void)
 	}
 	pages = PVDIRTY_LOG_PAGES(nsections);
 	bytes += (u64)pages << PVDIRTY_PAGE_SHIFT;
-	area = alloc_pages_exact((size_t)pages << PVDIRTY_PAGE_SHIFT, LOG_GFP);
+	area = alloc_area((size_t)pages << PVDIRTY_PAGE_SHIFT);
 	ret = area ? fill_log(&log, area, nsections) : -ENOMEM;
 	if (ret) {
 		pr_warn("no memory for the log of %llu KiB, no device is tracked\n",

@@ -11,6 +11,7 @@
 
 #include <linux/slab.h>
 
+#include "alloc.h"
 #include "pvdirty.h"
 
 #define CREATE_TRACE_POINTS
@@ -194,7 +195,7 @@ void pvd_port_add(struct pci_dev *pdev)
 			return;
 	}
 
-	port = kzalloc(sizeof(*port), GFP_KERNEL);
+	port = pvd_alloc(kzalloc(sizeof(*port), GFP_KERNEL));
 	if (!port)
 		goto no_memory;
 	port->pdev = pdev;

@@ -10,7 +10,11 @@ from support import BUILD, TOP, expect
 from harness.base import die_with_parent
 
 # Suites, and where their cases are listed.
-SUITES = {"pvdirty_core": "core_kunit.c", "pvdirty_hooks": "hooks_kunit.c"}
+SUITES = {
+    "pvdirty_core": "core_kunit.c",
+    "pvdirty_hooks": "hooks_kunit.c",
+    "pvdirty_cover": "cover_kunit.c",
+}
 BOOT_SECONDS = 300
 _RESULT = re.compile(r"^(?:\[[ .\d]+\] )?((?:    )*)(not ok|ok) \d+ (?:- )?(.*?)(?: # (SKIP).*)?$")
 
@@ -28,7 +32,9 @@ class Suite:
 def boot(kernel: str) -> str:
     """The console of a boot that runs all suites and nothing else."""
     argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
-    argv += ["-m", "256", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"]
+    # Memory may be plugged: one of the suites has the log grow.
+    argv += ["-m", "256,slots=1,maxmem=2G", "-smp", "2"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-serial", "stdio", "-no-reboot"]
     argv += ["-kernel", str(BUILD / "kernels" / kernel / "vmlinuz")]
     argv += ["-append", "console=ttyS0 panic=-1 kunit.enable=1 kunit_shutdown=reboot"]
