@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from inner import HOLD_MS, SECONDS, Pair, Setup, ask, expect, main, pair
+from inner import HOLD_MS, SECONDS, Pair, Setup, ask, expect, main, pair, with_second_try
 
 from harness.base import EXIT_INTERRUPTED, EXIT_TIMEOUT
 from harness.pvdirty import Command, Ended
@@ -60,4 +60,4 @@ def body() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(body))
+    sys.exit(main(lambda: with_second_try(body, "held")))

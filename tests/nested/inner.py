@@ -5,21 +5,23 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "support"))
 
 from harness import run  # noqa: E402
-from harness.base import BUILD, EXIT_FAILED, HarnessError  # noqa: E402
+from harness.base import BUILD, EXIT_FAILED, EXIT_TIMEOUT, HarnessError  # noqa: E402
 from harness.devices import DISK, NET  # noqa: E402
 from harness.progress import Progress  # noqa: E402
 from harness.pvdirty import Command, Ended, operator, with_operator  # noqa: E402
-from harness.qmp import QmpClosed, QmpError  # noqa: E402
+from harness.qmp import QmpClosed, QmpError, QmpSilent  # noqa: E402
 from harness.rundir import RunDir  # noqa: E402
 from harness.vm import PORTS, Vm, VmConfig  # noqa: E402
 
@@ -37,6 +39,9 @@ BANDWIDTH = 200 << 20
 UNTIL_PASS = 4
 # A downtime that no pass can meet, until there were enough of them; then whatever is left.
 HOLD_MS, END_MS = 1, 60_000
+
+
+T = TypeVar("T")
 
 
 class Wrong(HarnessError):
@@ -251,11 +256,33 @@ class Pair:
         )
 
 
-def _keep_logs(directory: RunDir, title: str) -> None:
-    """What the VMs said goes out of the outer VM."""
-    for path in directory.path.rglob("*"):
-        if path.suffix in (".log", ".serial") and RESULTS.exists():
-            shutil.copy(path, RESULTS / f"{title.replace(' ', '-')}-{path.name}")
+def _state(vm: Vm) -> str:
+    """What a VM does: its vCPUs and KVM's counters, twice, to see what moves."""
+    said = []
+    try:
+        for _ in range(2):
+            for line in ("info status", "info registers -a", "info lapic", "info pic"):
+                said.append(str(vm.call("human-monitor-command", **{"command-line": line})))
+            said.append(json.dumps(kvm_counters(vm)))
+            time.sleep(1)
+    except (HarnessError, QmpClosed, QmpError, OSError) as error:
+        said.append(f"no more: {error}")
+    return "\n".join(said) + "\n"
+
+
+def _keep_evidence(directory: Path, title: str, vms: Sequence[Vm]) -> None:
+    """What the VMs said and do goes out of the outer VM, and what its kernel said."""
+    if not RESULTS.exists():
+        return
+    prefix = title.replace(" ", "-")
+    for vm in vms:
+        if vm.alive():
+            (RESULTS / f"{prefix}-{vm.name}.state").write_text(_state(vm))
+    for path in directory.rglob("*"):
+        if path.suffix in (".log", ".serial"):
+            shutil.copy(path, RESULTS / f"{prefix}-{path.name}")
+    with (RESULTS / f"{prefix}-outer.dmesg").open("wb") as out:
+        subprocess.run(["dmesg"], stdout=out, check=False)
 
 
 @contextlib.contextmanager
@@ -272,18 +299,31 @@ def pair(setup: Setup, title: str) -> Iterator[Pair]:
             for name in ("source", "destination"):
                 argv = setup.command_line(name, devices if name == "source" else None)
                 vms.append(stack.enter_context(Vm(name, argv, path)))
+                if name == "source":
+                    run.start(vms[0], progress)
+                    run.warm_up(vms[0], setup.config(), progress)
                 # Where it has none, QEMU takes the bitmap instead.
                 rings = dirty_rings(vms[-1])
                 expect(rings == (setup.cpus if setup.dirty_ring else 0), f"{rings} dirty rings")
-                if name == "source":
-                    run.warm_up(vms[0], setup.config(), progress)
             yield Pair(setup, vms[0], vms[1], path, addresses, progress)
         except (HarnessError, QmpClosed, QmpError) as error:
-            _keep_logs(directory, title)
             words = [str(error)]
             words += [f"{vm.name}: {vm.how_it_ended()}" for vm in vms if not vm.alive()]
-            code = error.code if isinstance(error, HarnessError) else EXIT_FAILED
+            _keep_evidence(directory.path, title, vms)
+            code = EXIT_TIMEOUT if isinstance(error, QmpSilent) else EXIT_FAILED
+            code = error.code if isinstance(error, HarnessError) else code
             raise HarnessError(f"{title}: {'; '.join(words)}", code) from error
+
+
+def with_second_try(body: Callable[[], T], title: str) -> T:
+    """One more try for a VM that stood still (README.md), and for nothing else: no lost page."""
+    try:
+        return body()
+    except HarnessError as error:
+        if error.code != EXIT_TIMEOUT:
+            raise
+        print(f"{error}\n{title}: STOOD STILL: once more", flush=True)
+        return body()
 
 
 def main(body: Callable[[], None]) -> int:

@@ -7,12 +7,13 @@ A guest's devices work until the rest would fit in the downtime, are taken out b
 """
 
 import argparse
+import functools
 import json
 import sys
 from typing import Any
 
 import inner
-from inner import Pair, Setup, ask, expect, pair
+from inner import Pair, Setup, ask, expect, pair, with_second_try
 
 from harness import report
 from harness.base import EXIT_FAILED, HarnessError
@@ -129,7 +130,7 @@ def main() -> int:
             )
             title = mode if options.repeat == 1 else f"{mode} {number + 1}"
             try:
-                rows.append(migrate(setup, title))
+                rows.append(with_second_try(functools.partial(migrate, setup, title), title))
             except HarnessError as error:
                 print(error, flush=True)
                 failures.append(str(error))

@@ -10,6 +10,7 @@ Without kvmclock nothing differs: what KVM writes in a running guest is in its d
 the wall clock does: the destination's KVM writes it as soon as QEMU sets the MSR that was migrated.
 """
 
+import functools
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inner import Pair, Setup, Vm, expect, main, pair
+from inner import Pair, Setup, Vm, expect, main, pair, with_second_try
 
 from harness.run import PAGE
 
@@ -127,9 +128,8 @@ def explain(at: Pair, found: dict[str, Any]) -> set[str]:
     return names
 
 
-def once(cpus: int, kvmclock: bool) -> None:
+def once(cpus: int, kvmclock: bool, title: str) -> None:
     """A migration, and what differs after it."""
-    title = f"{cpus} vCPU, {'' if kvmclock else '-'}kvmclock"
     with traced(), pair(Setup(cpus=cpus, kvmclock=kvmclock), title) as at:
         at.migrate()
         found = at.compare()
@@ -156,7 +156,8 @@ def body() -> None:
     """With kvmclock and without."""
     for cpus in (1, 2):
         for kvmclock in (False, True):
-            once(cpus, kvmclock)
+            title = f"{cpus} vCPU, {'' if kvmclock else '-'}kvmclock"
+            with_second_try(functools.partial(once, cpus, kvmclock, title), title)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ class QmpClosed(Exception):
     """QEMU went away."""
 
 
+class QmpSilent(QmpClosed):
+    """QEMU is there, but has not answered in time."""
+
+
 def connect_unix(path: Path) -> socket.socket:
     """Connects to a unix socket whose path may be longer than sun_path."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
@@ -36,16 +40,19 @@ def connect_unix(path: Path) -> socket.socket:
 class Qmp:
     """One connection. Not for several threads."""
 
-    def __init__(self, path: Path, alive: Callable[[], bool], timeout: float = 30.0) -> None:
+    def __init__(self, path: Path, alive: Callable[[], bool], timeout: float = 60.0) -> None:
         deadline = time.monotonic() + timeout
         while True:
             try:
                 self._socket = connect_unix(path)
                 break
             except OSError as error:
-                if not alive() or time.monotonic() > deadline:
+                if not alive():
                     raise QmpClosed("QEMU does not answer") from error
+                if time.monotonic() > deadline:
+                    raise QmpSilent(f"QEMU does not answer in {timeout:.0f} s") from error
                 time.sleep(0.02)
+        self._timeout = timeout
         self._socket.settimeout(timeout)
         self._lines = self._socket.makefile("r", encoding="utf-8")
         self._read()
@@ -54,6 +61,8 @@ class Qmp:
     def _read(self) -> dict[str, Any]:
         try:
             line = self._lines.readline()
+        except TimeoutError as error:
+            raise QmpSilent(f"QEMU does not answer in {self._timeout:.0f} s") from error
         except OSError as error:
             raise QmpClosed(f"QEMU does not answer: {error}") from error
         if not line:

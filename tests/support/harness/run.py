@@ -134,7 +134,15 @@ def start_source(config: VmConfig, disk: Path, directory: Path, progress: Progre
 
 
 def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress) -> None:
-    """Waits until the guest's workload runs and its devices have moved data.
+    """Waits until the guest's workload runs and its devices have moved data."""
+    start(vm, progress)
+    if config.driver(NET):
+        generator.start(vm.directory / f"{vm.name}.net")
+    warm_up(vm, config, progress)
+
+
+def start(vm: Vm, progress: Progress) -> None:
+    """Waits until the guest's workload runs.
 
     A kernel may fail before it knows of pvdirty: QEMU 7.2 reads the code that a vCPU translates
     before it protects it, and misses what another vCPU writes to it meanwhile. Then a CPU goes on
@@ -150,9 +158,6 @@ def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress
         say(f"{error}: it did not know of pvdirty yet, so once more\n{vm.console[-2000:]}")
         vm.start_anew()
         _ready(vm, progress)
-    if config.driver(NET):
-        generator.start(vm.directory / f"{vm.name}.net")
-    warm_up(vm, config, progress)
 
 
 def _ready(vm: Vm, progress: Progress) -> None:

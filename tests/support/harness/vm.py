@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from . import guest_image
-from .base import BUILD, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
+from .base import BUILD, EXIT_FAILED, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
 from .devices import DISK, DRIVERS, NET, Driver, back_end, comma
-from .qmp import Qmp, QmpClosed, connect_unix
+from .qmp import Qmp, QmpClosed, QmpSilent, connect_unix
 from .topology import PORTS, ROOT_PORTS, Topology
 
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
@@ -167,7 +167,8 @@ class Vm:
             self._qmp = Qmp(self.directory / f"{self.name}.qmp", self.alive)
         except QmpClosed as error:
             self.kill()
-            raise GuestError(self.complaint() or str(error)) from error
+            code = EXIT_TIMEOUT if isinstance(error, QmpSilent) else EXIT_FAILED
+            raise GuestError(self.complaint() or str(error), code) from error
         except BaseException:
             self.kill()
             raise
