@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "e2e"))
 
+import costs  # noqa: E402
 from runs import KEYS as DEMO_KEYS  # noqa: E402
 from support import BUILD, demo, expect, main  # noqa: E402
 
@@ -43,7 +44,9 @@ def _run(*args: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def _script(drivers: str, name: str, *args: str, timeout: int = 400) -> dict[str, Any]:
+def _script(
+    drivers: str, name: str, *args: str, timeout: int = 400, run_options: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs a script of ours inside, which must succeed; what it leaves in runs.json, if it does.
 
     It finds two devices of each kind. If anything fails, what its VMs said is shown. An outer VM
@@ -52,7 +55,7 @@ def _script(drivers: str, name: str, *args: str, timeout: int = 400) -> dict[str
     """
     devices = [word for kind in drivers.split("+") for word in 2 * ["--device", kind]]
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-        options = ["--timeout", str(timeout), "--results", scratch, *devices]
+        options = ["--timeout", str(timeout), "--results", scratch, *run_options, *devices]
         code, out = _run(*options, str(HERE / name), *args)
         if gets_second_try(code, out):
             print("the outer VM STOOD STILL: once more", flush=True)
@@ -105,7 +108,9 @@ def _conformance(kernel: str) -> None:
 
 def _migrations(*args: str, drivers: str = "nvme", modes: str = "log") -> None:
     """Each mode once; said again, apart from the script's judge, what has to come out."""
-    out = _script(drivers, "migrate.py", "--driver", drivers, "--mode", modes, *args)
+    options = ["--driver", drivers, "--mode", modes, *args]
+    seconds = 150 + 250 * len(modes.split(","))  # a third of it where nothing else runs
+    out = _script(drivers, "migrate.py", *options, timeout=seconds)
     expect(out["failures"] == [], f"failures: {out['failures']}")
     expect([r["mode"] for r in out["runs"]] == modes.split(","), "not every mode has a row")
     for row in out["runs"]:
@@ -118,9 +123,28 @@ def _of(*args: str, **kwargs: str) -> Callable[[], None]:
     return lambda: _migrations(*args, **kwargs)
 
 
+def measure() -> None:
+    """All ways side by side: more figures than a migration's rows."""
+    found = _script("nvme", "measure.py", timeout=1500, run_options=["--count"])
+    expect(found == {}, "it has left rows, too")
+
+
+def costs_document() -> None:
+    """COST.md is what measure.json says, and figures that cannot be are found."""
+    runs = json.loads(costs.FIGURES.read_text())["runs"]
+    expect(costs.DOCUMENT.read_text() == costs.document(runs), "COST.md is not of measure.json")
+    runs[0]["pages_lost"] = 1
+    try:
+        costs.document(runs)
+    except AssertionError as error:
+        print(error)
+    else:
+        raise AssertionError("a lost page is not found")
+
+
 def _no_rows(name: str) -> None:
     """A script that judges for itself."""
-    expect(_script("nvme", name, timeout=800) == {}, "it has left rows, too")
+    expect(_script("nvme", name, timeout=1500) == {}, "it has left rows, too")
 
 
 def second_try() -> None:
@@ -171,7 +195,7 @@ def demo_real() -> None:
     """What ./demo --real shows and writes."""
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
         path = Path(scratch, "runs.json")
-        ended = demo("--real", "--json", str(path), timeout=850)
+        ended = demo("--real", "--json", str(path), timeout=1250)
         expect(ended.code == 0, f"exit code {ended.code}: {ended.error_lines}")
         data = json.loads(path.read_text())
     expect(data["failures"] == [], f"failures: {data['failures']}")
@@ -206,7 +230,8 @@ CASES = {
     "dirty-ring": _of(*RING, modes="log,off,touch"),
     "no-manual-protect": _of(*NO_PROTECT, modes="log,off,touch"),
     "pvclock": lambda: _no_rows("pvclock.py"),
-    "measure": lambda: _no_rows("measure.py"),
+    "measure": measure,
+    "costs": costs_document,
     "demo-real": demo_real,
     "held": lambda: _no_rows("held.py"),
     "ten": ten,

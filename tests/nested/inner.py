@@ -27,6 +27,7 @@ from harness.vm import PORTS, Vm, VmConfig  # noqa: E402
 
 SHIM = BUILD / "host" / "tests" / "nested" / "libkvm-shim.so"
 RESULTS = Path(os.environ.get("OUTER_RESULTS", "/nonexistent"))
+COUNTS = "OUTER_INSTRUCTIONS"
 # What the outer VM calls the devices that it can assign, by their PCI class.
 _CLASSES = {DISK: "0x010802", NET: "0x020000"}
 # What the guest's workload counts when one of its devices is unplugged.
@@ -149,6 +150,13 @@ def kvm_counters(vm: Vm) -> dict[str, int]:
     return out
 
 
+def instructions() -> dict[str, int]:
+    """What the outer VM has executed, by instructions.c: in user mode, its kernel, its guests."""
+    words = memoryview(Path(os.environ[COUNTS]).read_bytes()).cast("Q")
+    places = ("user", "kernel", "guest")
+    return {name: sum(words[n::4]) for n, name in enumerate(places)}
+
+
 def dirty_rings(vm: Vm) -> int:
     """vCPUs with a dirty ring: where KVM shares it, after the 64 pages of its other uses."""
     lines = Path(f"/proc/{vm.process.pid}/maps").read_text().splitlines()
@@ -201,11 +209,13 @@ class Pair:
 
         return look
 
-    def migrate(self, *more: str, until_pass: int = UNTIL_PASS) -> Ended:
+    def migrate(
+        self, *more: str, until_pass: int = UNTIL_PASS, seconds: float = SECONDS
+    ) -> Ended:
         """The whole migration: it ends as soon as it can from a pass on."""
         self.limit(HOLD_MS)
         options = ["--bandwidth", str(BANDWIDTH), "--timeout", "120", *self.replacements()]
-        ended = self.command(*options, *more).end(SECONDS, self.tick(until_pass))
+        ended = self.command(*options, *more).end(seconds, self.tick(until_pass))
         if ended.code:
             raise HarnessError(f"pvdirty migrate: {ended.report['message']}", ended.code)
         run.stopped(self.source, self.destination)

@@ -39,6 +39,8 @@ INIT = Path(__file__).with_name("init")
 # What a process inside may write to; gone with the VM.
 WRITABLE = (Path("/tmp"), Path("/run"), rundir.RUNS)
 RESULTS = "OUTER_RESULTS"  # names the directory inside whose files come back
+COUNTS = "OUTER_INSTRUCTIONS"  # names the file of its counts, see instructions.c
+COUNTER = BUILD / "host" / "tests" / "nested" / "libnested-instructions.so"
 BEGUN = "begun"  # the file that its process 1 makes when it begins the command
 BOOT_SECONDS = 150.0  # 12 to 36 were seen
 # An emulated guest in an emulated machine takes no more.
@@ -59,6 +61,7 @@ class Outer:
     devices: tuple[str, ...] = ()  # QEMU's arguments, the PCI address among them
     nets: tuple[str, ...] = ()  # sockets of those that frames are sent to
     timeout: float = 600.0
+    count: bool = False  # what it executes
 
     def command_line(self, initrd: Path, out: Path) -> list[str]:
         """QEMU's arguments. The first serial line is the console, the second the script's."""
@@ -78,7 +81,13 @@ class Outer:
         share = "security_model=none,multidevs=remap"
         argv += ["-virtfs", f"local,path=/,mount_tag=host,readonly=on,{share}"]
         argv += ["-virtfs", f"local,path={out},mount_tag=out,{share}"]
+        if self.count:
+            argv += ["-plugin", f"file={COUNTER},out={_counts(out)}"]
         return [*argv, *self.devices]
+
+
+def _counts(out: Path) -> Path:
+    return out / "instructions"
 
 
 def initrd(kernel: str) -> Path:
@@ -114,13 +123,12 @@ def initrd(kernel: str) -> Path:
     return out
 
 
-def _script(argv: Sequence[str], results: Path, terminal: bool) -> str:
+def _script(argv: Sequence[str], out: Path, results: Path, terminal: bool) -> str:
     """What the outer VM's shell is to do. Its output always goes to a terminal there."""
+    variables = {RESULTS: results, COUNTS: _counts(out), "TERM": "linux" if terminal else "dumb"}
+    exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items())
     line = " ".join(shlex.quote(a) for a in argv)
-    return (
-        f"export {RESULTS}={shlex.quote(str(results))} TERM={'linux' if terminal else 'dumb'}\n"
-        f"cd {shlex.quote(os.getcwd())} && exec {line}\n"
-    )
+    return f"export {exports}\ncd {shlex.quote(os.getcwd())} && exec {line}\n"
 
 
 @contextlib.contextmanager
@@ -169,7 +177,7 @@ def _run(outer: Outer, argv: Sequence[str], results: Path | None) -> int:
         out = directory.path / "out"
         inside = out / "results"
         inside.mkdir(parents=True)
-        (out / "command").write_text(_script(argv, inside, sys.stdout.isatty()))
+        (out / "command").write_text(_script(argv, out, inside, sys.stdout.isatty()))
         with (directory.path / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
                 outer.command_line(image, out),

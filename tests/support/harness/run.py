@@ -186,7 +186,7 @@ def warm_up(vm: Vm, config: VmConfig, progress: Progress) -> None:
             values.get(w, 0) > 0 for w in wanted
         )
 
-    vm.wait("I/O of the guest", warm, 60, lambda: progress.show("warm-up"))
+    vm.wait("I/O of the guest", warm, BOOT_SECONDS, lambda: progress.show("warm-up"))
 
 
 def migrate(source: Vm, memory_bytes: int, progress: Progress) -> dict[str, Any]:
