@@ -33,8 +33,13 @@ from harness.base import (  # noqa: E402
     say,
 )
 from harness.frames import FrameGenerator  # noqa: E402
+from harness.linux import VFIO  # noqa: E402
 
-MODULES = ("kvm_amd", "vfio_iommu_type1", "vfio_pci", "virtio_pci", "9pnet_virtio", "9p")
+FILES = ("virtio_pci", "9pnet_virtio", "9p")
+MODULES = ("kvm_amd", "vfio_iommu_type1", "vfio_pci")
+# What must be there once they are loaded.
+NEEDS = ("/dev/kvm", "/sys/kernel/iommu_groups/0")
+VFIO_NEEDS = ("/dev/iommu", "/sys/class/mdev_bus/mtty")
 INIT = Path(__file__).with_name("init")
 # What a process inside may write to; gone with the VM.
 WRITABLE = (Path("/tmp"), Path("/run"), rundir.RUNS)
@@ -69,6 +74,7 @@ class Outer:
         # On a busy machine the kernel's test of its timer fails, and it panics.
         append = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off no_timer_check "
         append += "intel_iommu=on iommu=pt oops=panic "
+        append += f"outer.needs={':'.join(VFIO_NEEDS if self.kernel in VFIO else NEEDS)} "
         append += f"outer.writable={':'.join(map(str, WRITABLE))} outer.out={out}"
         argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt"]
         argv += ["-machine", "q35,kernel-irqchip=split", "-smp", str(self.cpus)]
@@ -100,6 +106,7 @@ def initrd(kernel: str) -> Path:
     stamp = out.with_suffix(".stamp")
     if out.exists() and stamp.exists() and stamp.read_text() == digest:
         return out
+    out.parent.mkdir(parents=True, exist_ok=True)
     log = f"outer-{kernel}.log"
     command("depmod", ["/sbin/depmod", "-b", unpacked, release], log)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
@@ -112,7 +119,8 @@ def initrd(kernel: str) -> Path:
         shutil.copy(INIT, root / "init")
         (root / "init").chmod(0o755)
         names = []
-        for module in guest_image.module_order(unpacked / "lib/modules" / release, MODULES):
+        wanted = (() if kernel in VFIO else MODULES) + FILES
+        for module in guest_image.module_order(unpacked / "lib/modules" / release, wanted):
             names.append(module.name.removesuffix(".xz"))
             guest_image.copy_module(module, root / "modules" / names[-1])
         (root / "modules" / "order").write_text("".join(n + "\n" for n in names))

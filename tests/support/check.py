@@ -39,7 +39,7 @@ from harness.ctest import (
     run_tests,
 )
 from harness.ledger import Ledger, shard, tree_hash
-from harness.linux import BUILT_IN, OURS
+from harness.linux import OURS, VFIO
 from harness.provision import E2E_TARGETS, KERNELS, provision
 
 SOAK = TOP / "tests" / "e2e" / "soak.py"
@@ -229,10 +229,11 @@ def run_labels(options: argparse.Namespace, tallies: list[Tally]) -> int:
     ledger = Ledger(tree_hash()) if options.full else None
     if ledger and options.restart:
         ledger.forget()
-    unnamed = set(known) - (set() if options.full else ON_DEMAND)
+    unnamed = set(known) - (set() if options.full else set(ON_DEMAND))
     wanted = [x for x in known if x in (options.labels or unnamed)]
     if set(wanted) - WITHOUT_GUESTS:
-        own = OURS if options.full else BUILT_IN if ON_DEMAND & set(wanted) else ()
+        own = [kernel for label in wanted for kernel in ON_DEMAND.get(label, ())]
+        own = [*OURS, *VFIO] if options.full else own
         provision([*sorted(KERNELS), *own], tests=True)
     done: list[str] = []
     for label in wanted:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .base import BUILD, LOGS, run_group
+from .linux import BUILT_IN, VFIO
 
 HOST = BUILD / "host"
 BENCH = "bench"
@@ -22,8 +23,8 @@ ORDER = (
     "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
 )  # fmt: skip
 WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz"}
-# Needs kernels that take long to build: only if it is named, or with --full.
-ON_DEMAND = {"kunit"}
+# Labels for kernels that take long to build: only if they are named, or with --full.
+ON_DEMAND = {"kunit": tuple(BUILT_IN), "vfio": tuple(VFIO)}
 
 
 @dataclass(frozen=True)

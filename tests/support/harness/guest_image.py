@@ -13,7 +13,7 @@ from pathlib import Path
 from . import devices
 from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command
 from .devices import DRIVERS
-from .linux import OURS
+from .linux import OURS, VFIO
 
 # Lists of modules for tests that load them themselves.
 EXTRA = {
@@ -24,8 +24,13 @@ EXTRA = {
 }
 GUEST = SUPPORT / "guest"
 # Modules for tests, and where their sources are.
-TEST_MODULES = {"edu_dma": GUEST / "kmod", "dma_cost": TOP / "tests" / "bench" / "guest"}
+TEST_MODULES = {
+    "edu_dma": GUEST / "kmod",
+    "dma_cost": TOP / "tests" / "bench" / "guest",
+    "dma_log": TOP / "tests" / "vfio" / "kmod",
+}
 OWN_KERNELS = ("dma_cost",)  # also for kernels of our own
+VFIO_KERNELS = ("dma_log",)  # only for those
 BUSYBOX = Path("/usr/bin/busybox")
 DISK_BYTES = 64 << 20
 
@@ -37,7 +42,9 @@ def initrd(version: str) -> Path:
 
 def test_modules(version: str) -> tuple[str, ...]:
     """Names of the modules for tests that a kernel gets."""
-    return OWN_KERNELS if version in OURS else tuple(TEST_MODULES)
+    if version in VFIO:
+        return VFIO_KERNELS
+    return OWN_KERNELS if version in OURS else ("edu_dma", "dma_cost")
 
 
 def test_module(version: str, name: str) -> Path:

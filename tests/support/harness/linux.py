@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Debian's Linux sources, and small kernels of our own with pvdirty built in.
+"""Debian's Linux sources, and small kernels of our own: with pvdirty built in, or for VFIO.
 
 build/linux/<version>/ has source (Debian's, never written to), tree (the same by
-hard links, and pvdirty in it) and out (where make writes).
+hard links, and pvdirty in it) and where make writes: out, without, vfio.
 """
 
 import hashlib
@@ -16,11 +16,14 @@ from .steps import fresh, locked, stamp, unpack
 
 LINUX = BUILD / "linux"
 CONFIG = SUPPORT / "kernel.config"
+VFIO_CONFIG = SUPPORT / "vfio.config"
 # Names of our kernels, as of Debian's in provision.KERNELS.
 BUILT_IN = {"built-in-6.1": "6.1", "built-in-6.12": "6.12"}
 # The same with CONFIG_PVDIRTY off, to compare with.
 WITHOUT = {"without-6.1": "6.1", "without-6.12": "6.12"}
 OURS = BUILT_IN | WITHOUT
+# Debian's source alone, with the kernel's own test drivers for iommufd and VFIO.
+VFIO = {"vfio-6.12": "6.12"}
 VERSIONS = tuple(BUILT_IN.values())
 OFF = {"PVDIRTY": "n", "PVDIRTY_STATS": "n", "PVDIRTY_KUNIT_TEST": "n"}
 
@@ -60,11 +63,11 @@ def make(tree: Path, out: Path, *targets: str) -> list[str | Path]:
     ]
 
 
-def configure(tree: Path, out: Path, log: str, **options: str) -> None:
-    """Writes out/.config: kernel.config, but for these options (without CONFIG_)."""
+def configure(tree: Path, out: Path, log: str, base: Path = CONFIG, /, **options: str) -> None:
+    """Writes out/.config: the base, but for these options (without CONFIG_)."""
     wanted = [
         line
-        for line in CONFIG.read_text().splitlines()
+        for line in base.read_text().splitlines()
         if re.match(r"(?:# )?CONFIG_", line) and line.split("_", 1)[1].split("=")[0] not in options
     ]
     wanted += [
@@ -102,16 +105,21 @@ def tree_of(version: str) -> Path:
     return tree
 
 
-def _ingredients() -> str:
+def _ingredients(name: str) -> str:
     digest = hashlib.sha256()
-    paths = [p for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file()]
-    for path in [*sorted(paths), TOP / "Kconfig", CONFIG, Path(__file__)]:
+    paths = [VFIO_CONFIG]
+    if name in OURS:
+        ours = [p for d in ("guest", "shared") for p in (TOP / d).rglob("*") if p.is_file()]
+        paths = [*sorted(ours), TOP / "Kconfig", CONFIG]
+    for path in [*paths, Path(__file__)]:
         digest.update(f"{path.relative_to(TOP)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 def out_of(name: str) -> Path:
     """Where a kernel of ours is built; modules for it are built against that."""
+    if name in VFIO:
+        return LINUX / VFIO[name] / "vfio"
     return LINUX / OURS[name] / ("out" if name in BUILT_IN else "without")
 
 
@@ -120,16 +128,21 @@ def build(name: str) -> None:
 
     The caller holds the lock.
     """
-    version = OURS[name]
+    version = (OURS | VFIO)[name]
     kernel = BUILD / "kernels" / name
     made_from = kernel / ".built-from"
-    ingredients = _ingredients()
+    ingredients = _ingredients(name)
     if stamp(kernel) and made_from.exists() and made_from.read_text() == ingredients:
         return
     log = f"linux-{name}.log"
-    with Phase(f"building Linux {version} {'with' if name in BUILT_IN else 'without'} pvdirty"):
-        tree, out = tree_of(version), out_of(name)
-        configure(tree, out, log, **({} if name in BUILT_IN else OFF))
+    with Phase(f"building the kernel {name}"):
+        out = out_of(name)
+        if name in VFIO:
+            tree = _source(version)
+            configure(tree, out, log, VFIO_CONFIG)
+        else:
+            tree = tree_of(version)
+            configure(tree, out, log, CONFIG, **({} if name in BUILT_IN else OFF))
         # There are no modules; it writes what modules of others are built against.
         command(f"building Linux {version}", make(tree, out, "bzImage", "modules"), log)
         release = (out / "include" / "config" / "kernel.release").read_text().strip()

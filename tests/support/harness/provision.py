@@ -32,6 +32,7 @@ QEMU_CONFIGURE = (
 )
 RUN_TARGETS = ("pvdirty-qemu", "pvdirty-cli")
 E2E_TARGETS = ("pvdirty-abi", "pvdirty-kvm-state")  # what migrations in tests need too
+VFIO_TARGETS = ("vfio-tests",)  # needs the source of a kernel of linux.VFIO
 
 
 def install_packages() -> None:
@@ -185,7 +186,7 @@ def _guest_module(version: str) -> None:
 
 def _kdir(version: str) -> str:
     """What a module for this kernel is built against."""
-    if version in linux.OURS:
+    if version in linux.OURS | linux.VFIO:
         return str(linux.out_of(version))
     return (BUILD / "headers" / version / "kdir").read_text().strip()
 
@@ -213,7 +214,7 @@ def _test_module(version: str, name: str) -> None:
 
 
 def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> None:
-    """Everything for runs with these kernels (of KERNELS or linux.OURS).
+    """Everything for runs with these kernels (of KERNELS, linux.OURS or linux.VFIO).
 
     tests: the tests' own programs too; they take far longer to compile.
     more: or some of them.
@@ -228,9 +229,12 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
         _uapi_headers()
         _qemu_headers()
         _host(() if tests else RUN_TARGETS + more)
+        if linux.VFIO.keys() & kernels:
+            _host(VFIO_TARGETS)
         for version in kernels:
             if version in KERNELS:
                 _guest_module(version)
             for name in guest_image.test_modules(version):
                 _test_module(version, name)
-            guest_image.build(version)
+            if version not in linux.VFIO:  # there is no guest with that
+                guest_image.build(version)
