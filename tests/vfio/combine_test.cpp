@@ -225,7 +225,9 @@ TEST_CASE("device log: a fault anywhere in the kernel is an error, or changes no
 
 TEST_CASE("combine: four devices, four ways, in the kernel: no page lost and none too many",
           "[combine]") {
-    CHECK(wrong(system_ioctl, system_ioctl) == Numbers{});
+    const Numbers differ = wrong(system_ioctl, system_ioctl);
+    CAPTURE(differ);
+    CHECK(differ.empty());
 }
 
 TEST_CASE("combine: a source in the kernel that is not read is found", "[combine]") {

@@ -36,14 +36,14 @@ struct Table {
         iommu.map(MockIommu::pages(96, 127));
     }
 
-    int track(std::uint32_t flags) const {
+    [[nodiscard]] int track(std::uint32_t flags) const {
         iommu_hwpt_set_dirty_tracking set{};
         set.size = sizeof(set);
         set.flags = flags;
         set.hwpt_id = iommu.hwpt();
         return call(IOMMU_HWPT_SET_DIRTY_TRACKING, &set);
     }
-    int enable() const { return track(IOMMU_HWPT_DIRTY_TRACKING_ENABLE); }
+    [[nodiscard]] int enable() const { return track(IOMMU_HWPT_DIRTY_TRACKING_ENABLE); }
 
     struct Get {
         std::uint64_t iova = window.first;
@@ -65,7 +65,8 @@ struct Table {
         return call(IOMMU_HWPT_GET_DIRTY_BITMAP, &bitmap);
     }
     /* Into words that are filled like this, after these IO pages were written. */
-    int written_get(std::vector<std::uint64_t> pages, const Get& get, std::uint64_t fill = 0) {
+    int written_get(const std::vector<std::uint64_t>& pages, const Get& get,
+                    std::uint64_t fill = 0) {
         std::set<std::uint64_t> addresses;
         for (const std::uint64_t page : pages) {
             addresses.insert(window.first + page * io_page);
@@ -193,7 +194,8 @@ TEST_CASE("hwpt rows: iommufd answers as the documentation says", "[hwpt]") {
     const auto found = differences([](MockIommu& iommu) {
         return [&](unsigned long request, void* arg) { return iommu.call(request, arg); };
     });
-    CHECK(found == std::vector<std::string>{});
+    CAPTURE(found);
+    CHECK(found.empty());
 }
 
 TEST_CASE("hwpt rows: another answer is found", "[hwpt]") {

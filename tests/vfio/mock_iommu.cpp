@@ -73,7 +73,7 @@ IovaRange MockIommu::pages(std::uint64_t first, std::uint64_t last) noexcept {
     return {base + first * cpu_page, base + last * cpu_page + (cpu_page - 1)};
 }
 
-void MockIommu::map(IovaRange range) {
+void MockIommu::map(IovaRange range) const {
     iommu_ioas_map map{};
     map.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
     map.ioas_id = ioas_;
@@ -83,7 +83,7 @@ void MockIommu::map(IovaRange range) {
     must(*this, IOMMU_IOAS_MAP, map, "IOMMU_IOAS_MAP");
 }
 
-void MockIommu::unmap(IovaRange range) {
+void MockIommu::unmap(IovaRange range) const {
     iommu_ioas_unmap unmap{};
     unmap.ioas_id = ioas_;
     unmap.iova = range.first;
@@ -91,7 +91,7 @@ void MockIommu::unmap(IovaRange range) {
     must(*this, IOMMU_IOAS_UNMAP, unmap, "IOMMU_IOAS_UNMAP");
 }
 
-std::uint64_t MockIommu::write(const std::set<std::uint64_t>& addresses) {
+std::uint64_t MockIommu::write(const std::set<std::uint64_t>& addresses) const {
     std::vector<std::uint64_t> words(memory_pages * cpu_page / io_page / 64);
     for (const std::uint64_t address : addresses) {
         const std::uint64_t number = (address - MOCK_APERTURE_START) / io_page;

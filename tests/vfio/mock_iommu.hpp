@@ -30,13 +30,13 @@ public:
 
     /** Addresses of CPU pages first..last. */
     [[nodiscard]] static IovaRange pages(std::uint64_t first, std::uint64_t last) noexcept;
-    void map(IovaRange range);
-    void unmap(IovaRange range);
+    void map(IovaRange range) const;
+    void unmap(IovaRange range) const;
     /**
      * The device writes to these IO pages, given by their addresses.
      * @returns how many of them are mapped
      */
-    std::uint64_t write(const std::set<std::uint64_t>& addresses);
+    std::uint64_t write(const std::set<std::uint64_t>& addresses) const;
 
     /** An ioctl of iommufd: 0 or -errno. */
     int call(unsigned long request, void* arg) const;
