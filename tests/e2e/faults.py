@@ -313,10 +313,6 @@ def _guest(
             base,
             kernel=kernel,
             control=True,
-            # With a thread for each vCPU, QEMU 7.2 crashes now and then when the guest numbers
-            # its PCI devices (tcg_commit() against a vCPU that has not flushed its TLB yet).
-            # These guests do so twice.
-            accel="tcg,thread=single",
             disk_writes=False,
             kernel_options=event.kernel_options,
             port_options=port_options,

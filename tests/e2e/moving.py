@@ -25,7 +25,7 @@ CRAWL = 2 << 20  # less than the guest's CPUs dirty
 LITTLE, VERY_LITTLE = 64 << 20, 4 << 20  # bytes to send
 BLIND_PASSES = 2
 ENDS = ("completed", "failed", "cancelled")
-LIMIT_SECONDS = 180.0
+LIMIT_SECONDS = 400.0
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,8 @@ def boot(vm: Vm, config: VmConfig, generator: FrameGenerator, progress: Progress
 def start(vm: Vm, progress: Progress) -> None:
     """Waits until the guest's workload runs.
 
-    A kernel may fail before it knows of pvdirty: QEMU 7.2 reads the code that a vCPU translates
-    before it protects it, and misses what another vCPU writes to it meanwhile. Then a CPU goes on
-    in the midst of a jump that the kernel patches, or stands still. (Seen without plug-in, device
-    and module, too: 2 of 22 boots of 6.12 with four vCPUs, on a busy machine.) Such a guest gets
-    one more try.
+    A kernel that fails before it knows of pvdirty gets one more try: on a busy machine QEMU's timers
+    may be too late for it.
     """
     try:
         _ready(vm, progress)
