@@ -295,6 +295,17 @@ def _keep_evidence(directory: Path, title: str, vms: Sequence[Vm]) -> None:
         subprocess.run(["dmesg"], stdout=out, check=False)
 
 
+def _was_reset(sources: Sequence[Vm]) -> bool:
+    """Has a guest been reset, so that QEMU ended without a word, as -no-reboot has it?"""
+    return any(
+        not vm.alive()
+        and vm.process.returncode == 0
+        and not vm.complaint()
+        and not vm.guest_trouble()
+        for vm in sources
+    )
+
+
 @contextlib.contextmanager
 def pair(setup: Setup, title: str) -> Iterator[Pair]:
     """Boots the source until its devices work, and starts the destination."""
@@ -317,11 +328,14 @@ def pair(setup: Setup, title: str) -> Iterator[Pair]:
                 expect(rings == (setup.cpus if setup.dirty_ring else 0), f"{rings} dirty rings")
             yield Pair(setup, vms[0], vms[1], path, addresses, progress)
         except (HarnessError, QmpClosed, QmpError) as error:
+            time.sleep(1)  # one that has closed its monitor ends
             words = [str(error)]
             words += [f"{vm.name}: {vm.how_it_ended()}" for vm in vms if not vm.alive()]
             _keep_evidence(directory.path, title, vms)
             code = EXIT_TIMEOUT if isinstance(error, QmpSilent) else EXIT_FAILED
             code = error.code if isinstance(error, HarnessError) else code
+            if not isinstance(error, Wrong) and _was_reset(vms[:1]):
+                code = EXIT_TIMEOUT  # README.md; no page has been compared
             raise HarnessError(f"{title}: {'; '.join(words)}", code) from error
 
 
