@@ -241,7 +241,8 @@ class Vm:
         """QEMU's errors, without its name."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
         lines = [re.sub(r"^\S*qemu-system\S*: ", "", line) for line in lines if line]
-        return [line for line in lines if not line.startswith(("info:", "warning:"))]
+        # A warning may follow the option that it is about.
+        return [line for line in lines if not re.match(r"(?:-\w.*?: )?(?:info|warning): ", line)]
 
     def how_it_ended(self) -> str:
         """For a VM that is not alive: its own words, or what there is to say."""
