@@ -41,8 +41,9 @@
  * reported too.
  *
  * A hand-out that lasts (AHCI's command list) never gets a dirty bit; it is
- * watched as handed, and is missed only if the guest both reported its page
- * and dropped its count while the device went on.
+ * watched as handed, and is missed only if the guest dropped its count while
+ * the device went on, and either had reported its page or had it in flight
+ * since before the session.
  */
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
