@@ -26,7 +26,7 @@ struct test_log *test_log_new(struct kunit *test)
 		if (!npages[i])
 			continue;
 		w->npages = npages[i];
-		w->slot = i;
+		pvd_window_set_slot(w, &t->top, i);
 		w->summary = &t->summaries[i];
 		w->marks = kunit_kzalloc(test, PVDIRTY_MARKS_BYTES(w->npages),
 					 GFP_KERNEL);

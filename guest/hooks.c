@@ -19,6 +19,7 @@
 
 /**
  * struct pvd_layer - how a device is tracked.
+ * @plain: the log, if addresses are physical; or NULL
  * @log: the log, or NULL when touching was negotiated
  * @ranges: how its DMA addresses translate, or NULL if they are physical; a
  *	copy, since the driver core frees the device's own at unbind
@@ -30,6 +31,7 @@
  *	that the device did; it never ends
  */
 struct pvd_layer {
+	struct pvd_log *plain;
 	struct pvd_log *log;
 	const struct bus_dma_region *ranges;
 	bool configured;
@@ -65,22 +67,71 @@ static inline phys_addr_t to_phys(const struct pvd_layer *layer,
 }
 
 /* The layer of a device that may write what was mapped, or NULL. */
-static inline struct pvd_layer *layer_of(struct device *dev,
-					 enum dma_data_direction dir)
+static __always_inline struct pvd_layer *layer_of(struct device *dev,
+						  enum dma_data_direction dir)
 {
-	struct pvd_layer *layer;
-
-	layer = pvd_device_writes(dir) ? READ_ONCE(dev->pvdirty) : NULL;
-	if (unlikely(layer == &tripwire)) {
-		pvd_child_trip(dev);
-		return NULL;
-	}
-	return layer;
+	return pvd_device_writes(dir) ? READ_ONCE(dev->pvdirty) : NULL;
 }
 
-static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
+/*
+ * Whatever a device has for a layer: the tripwire is come upon here, and NULL
+ * returned.
+ */
+static struct pvd_layer *any_layer(struct device *dev)
 {
-	pvd_pages_hold(layer, layer->log, to_phys(layer, addr), size);
+	struct pvd_layer *layer = READ_ONCE(dev->pvdirty);
+
+	if (layer != &tripwire)
+		return layer;
+	pvd_child_trip(dev);
+	return NULL;
+}
+
+static pvd_aside void map_any(struct device *dev, dma_addr_t addr, size_t size)
+{
+	struct pvd_layer *layer = any_layer(dev);
+
+	if (layer && addr != DMA_MAPPING_ERROR)
+		pvd_range_hold(layer, layer->log, to_phys(layer, addr), size);
+}
+
+static pvd_aside void unmap_any(struct device *dev, dma_addr_t addr,
+				size_t size)
+{
+	struct pvd_layer *layer = any_layer(dev);
+
+	if (layer)
+		pvd_range_release(layer->log, to_phys(layer, addr), size);
+}
+
+static pvd_aside void sync_any(struct device *dev, dma_addr_t addr, size_t size)
+{
+	struct pvd_layer *layer = any_layer(dev);
+
+	if (layer)
+		pvd_range_sync(layer->log, to_phys(layer, addr), size);
+}
+
+/* What is done with bytes that a device may write. */
+static __always_inline void map(struct device *dev, struct pvd_layer *layer,
+				dma_addr_t addr, size_t size)
+{
+	if (!pvd_page_part_hold(layer->plain, addr, size))
+		map_any(dev, addr, size);
+}
+
+static __always_inline void unmap(struct device *dev, struct pvd_layer *layer,
+				  dma_addr_t addr, size_t size)
+{
+	if (!pvd_page_part_release(layer->plain, addr, size))
+		unmap_any(dev, addr, size);
+}
+
+static __always_inline void sync(struct device *dev, struct pvd_layer *layer,
+				 dma_addr_t addr, size_t size)
+{
+	if (!pvd_page_part_sync(layer->plain, addr, size))
+		sync_any(dev, addr, size);
 }
 
 void __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
@@ -88,8 +139,8 @@ void __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
 {
 	struct pvd_layer *layer = layer_of(dev, dir);
 
-	if (layer && addr != DMA_MAPPING_ERROR)
-		hold(layer, addr, size);
+	if (layer)
+		map(dev, layer, addr, size);
 }
 
 void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
@@ -103,7 +154,7 @@ void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		return;
 	for_each_sg(sgl, sg, nents, i) {
 		if (pvd_sg_in_ram(sg))
-			hold(layer, sg_dma_address(sg), sg_dma_len(sg));
+			map(dev, layer, sg_dma_address(sg), sg_dma_len(sg));
 	}
 }
 
@@ -113,7 +164,7 @@ void __pvdirty_unmap(struct device *dev, dma_addr_t addr, size_t size,
 	struct pvd_layer *layer = layer_of(dev, dir);
 
 	if (layer)
-		pvd_pages_release(layer->log, to_phys(layer, addr), size);
+		unmap(dev, layer, addr, size);
 }
 
 void __pvdirty_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
@@ -127,9 +178,7 @@ void __pvdirty_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		return;
 	for_each_sg(sgl, sg, nents, i) {
 		if (pvd_sg_in_ram(sg))
-			pvd_pages_release(layer->log,
-					  to_phys(layer, sg_dma_address(sg)),
-					  sg_dma_len(sg));
+			unmap(dev, layer, sg_dma_address(sg), sg_dma_len(sg));
 	}
 }
 
@@ -139,7 +188,7 @@ void __pvdirty_sync(struct device *dev, dma_addr_t addr, size_t size,
 	struct pvd_layer *layer = layer_of(dev, dir);
 
 	if (layer)
-		pvd_pages_sync(layer->log, to_phys(layer, addr), size);
+		sync(dev, layer, addr, size);
 }
 
 void __pvdirty_sync_sg(struct device *dev, struct scatterlist *sgl, int nents,
@@ -153,9 +202,7 @@ void __pvdirty_sync_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		return;
 	for_each_sg(sgl, sg, nents, i) {
 		if (pvd_sg_in_ram(sg))
-			pvd_pages_sync(layer->log,
-				       to_phys(layer, sg_dma_address(sg)),
-				       sg_dma_len(sg));
+			sync(dev, layer, sg_dma_address(sg), sg_dma_len(sg));
 	}
 }
 
@@ -254,6 +301,7 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 		return reason;
 	}
 	layer->log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
+	layer->plain = layer->ranges ? NULL : layer->log;
 	layer->wants_sync = !(features & BIT(PVDIRTY_F_INFLIGHT));
 	if (layer->wants_sync)
 		pvd_want_sync(layer->dev);

@@ -30,18 +30,18 @@ DECLARE_STATIC_KEY_FALSE(pvdirty_key);
 #define pvdirty_on() false
 #endif
 
-/*
- * These save every register that they use, and the compiler does not see that
- * they are called. So the functions of the DMA core keep hardly any register for
- * our sake: while no device is covered it is little more than the no-op.
- * They are not traced, since tracing keeps fewer registers.
- */
-notrace __no_caller_saved_registers
+/* Called when the DMA core has done its work, and needs few registers more. */
 void __pvdirty_map(struct device *dev, dma_addr_t addr, size_t size,
 		   enum dma_data_direction dir);
-notrace __no_caller_saved_registers
 void __pvdirty_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
 		      enum dma_data_direction dir);
+
+/*
+ * Called before. These save every register that they use, and the compiler does
+ * not see that they are called. So the functions of the DMA core keep hardly any
+ * register for our sake: while no device is covered it is little more than the
+ * no-op. They are not traced, since tracing keeps fewer registers.
+ */
 notrace __no_caller_saved_registers
 void __pvdirty_unmap(struct device *dev, dma_addr_t addr, size_t size,
 		     enum dma_data_direction dir);
@@ -76,7 +76,7 @@ static __always_inline void pvdirty_map(struct device *dev, dma_addr_t addr,
 					enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		pvdirty_call(__pvdirty_map, dev, addr, size, dir);
+		__pvdirty_map(dev, addr, size, dir);
 }
 
 /**
@@ -91,7 +91,7 @@ static __always_inline void pvdirty_map_sg(struct device *dev,
 					   enum dma_data_direction dir)
 {
 	if (pvdirty_on())
-		pvdirty_call(__pvdirty_map_sg, dev, sgl, nents, dir);
+		__pvdirty_map_sg(dev, sgl, nents, dir);
 }
 
 /* A mapping of pvdirty_map() is about to be given back. */

@@ -26,6 +26,7 @@ static struct test_device *test_device_new(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, td);
 	td->t = test_log_new(test);
+	td->layer.plain = &td->t->log;
 	td->layer.log = &td->t->log;
 	td->layer.dev = &td->dev;
 	td->dev.pvdirty = &td->layer;
@@ -49,10 +50,12 @@ static const struct mapping_case mappings[] = {
 	{ "no direction", TEST_ADDR(5), PAGE_SIZE, DMA_NONE, 0 },
 	{ "one byte", TEST_ADDR(5) + 77, 1, DMA_FROM_DEVICE, 1 },
 	{ "no byte", TEST_ADDR(5), 0, DMA_FROM_DEVICE, 0 },
+	{ "no byte of a page", TEST_ADDR(5) + 77, 0, DMA_FROM_DEVICE, 0 },
 	{ "last byte of a page", TEST_ADDR(6) - 1, 1, DMA_FROM_DEVICE, 1 },
 	{ "across pages", TEST_ADDR(6) - 1, 2, DMA_FROM_DEVICE, 2 },
 	{ "64 KiB, not aligned", TEST_ADDR(6) + 8, SZ_64K, DMA_FROM_DEVICE, 17 },
 	{ "a failed mapping", DMA_MAPPING_ERROR, PAGE_SIZE, DMA_FROM_DEVICE, 0 },
+	{ "a byte, failed", DMA_MAPPING_ERROR, 1, DMA_FROM_DEVICE, 0 },
 };
 
 static void mapping_name(const struct mapping_case *m, char *name)
@@ -118,6 +121,7 @@ static void translated(struct kunit *test)
 	struct test_device *td = test_device_new(test);
 
 	td->layer.ranges = ranges;
+	td->layer.plain = NULL;
 	__pvdirty_map(&td->dev, TEST_ADDR(901), PAGE_SIZE, DMA_FROM_DEVICE);
 	__pvdirty_map(&td->dev, TEST_ADDR(902), PAGE_SIZE, DMA_FROM_DEVICE);
 	KUNIT_EXPECT_EQ(test, test_count(td->t, 101), 1);

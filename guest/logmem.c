@@ -209,7 +209,7 @@ static int fill_section(struct pvd_log *log, u64 window, u32 slot,
 	void *stub;
 	int ret;
 
-	w->slot = slot;
+	pvd_window_set_slot(w, log->top, slot);
 	if (w->npages) {
 		ret = alloc_window(w, w->npages);
 		if (ret)
@@ -336,7 +336,7 @@ static int grow_window(struct pvd_log *log, u64 i, bool *unregistered)
 	kfree(stub);
 	w->counts = grown.counts;
 	w->marks = grown.marks;
-	/* Partner: pvd_load_acquire() in core/log.c. */
+	/* Partner: pvd_load_acquire() in core/page.h. */
 	smp_store_release(&w->npages, grown.npages);
 	pr_info("log grown by a GiB window at %#llx\n",
 		PFN_PHYS(i << PVDIRTY_WINDOW_SHIFT));

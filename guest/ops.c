@@ -31,20 +31,35 @@ static inline phys_addr_t to_phys(struct pvd_layer *layer, dma_addr_t addr)
 	return likely(layer->plain) ? addr : dma_to_phys(&layer->shadow, addr);
 }
 
-static inline void hold(struct pvd_layer *layer, dma_addr_t addr, size_t size)
+static __always_inline void hold_pages(struct pvd_layer *layer,
+				       phys_addr_t phys, size_t size)
 {
-	pvd_pages_hold(layer, layer->log, to_phys(layer, addr), size);
+	if (!pvd_page_part_hold(layer->log, phys, size))
+		pvd_range_hold(layer, layer->log, phys, size);
 }
 
-static inline void release(struct pvd_layer *layer, dma_addr_t addr,
-			   size_t size)
+static __always_inline void hold(struct pvd_layer *layer, dma_addr_t addr,
+				 size_t size)
 {
-	pvd_pages_release(layer->log, to_phys(layer, addr), size);
+	hold_pages(layer, to_phys(layer, addr), size);
 }
 
-static inline void sync(struct pvd_layer *layer, dma_addr_t addr, size_t size)
+static __always_inline void release(struct pvd_layer *layer, dma_addr_t addr,
+				    size_t size)
 {
-	pvd_pages_sync(layer->log, to_phys(layer, addr), size);
+	phys_addr_t phys = to_phys(layer, addr);
+
+	if (!pvd_page_part_release(layer->log, phys, size))
+		pvd_range_release(layer->log, phys, size);
+}
+
+static __always_inline void sync(struct pvd_layer *layer, dma_addr_t addr,
+				 size_t size)
+{
+	phys_addr_t phys = to_phys(layer, addr);
+
+	if (!pvd_page_part_sync(layer->log, phys, size))
+		pvd_range_sync(layer->log, phys, size);
 }
 
 /* ---- what dma-direct is not needed for -------------------------------------- */
@@ -195,7 +210,7 @@ static dma_addr_t op_map_page(struct device *dev, struct page *page,
 		return map_page_direct(dev, page, offset, size, dir, attrs);
 	this_cpu_inc(*layer->held);
 	if (pvd_device_writes(dir))
-		hold(layer, phys, size);
+		hold_pages(layer, phys, size);
 	return phys;
 }
 

@@ -13,8 +13,8 @@
 #include <linux/scatterlist.h>
 
 #include "compat.h"
+#include "core/page.h"
 #include "pvdirty.h"
-#include "touch.h"
 
 static inline bool pvd_device_writes(enum dma_data_direction dir)
 {
@@ -37,50 +37,53 @@ static inline size_t pvd_ranges_bytes(const struct bus_dma_region *ranges)
 	return n * sizeof(*ranges);
 }
 
+/* What pages.c does with any number of bytes. @log: NULL when touching. */
+
 /*
- * The layer's device may write these bytes from now on. @log: its log, or NULL
- * when touching. What the log does not describe is said.
+ * The layer's device may write them from now on. What the log does not describe
+ * is said.
  */
-static inline void pvd_pages_hold(struct pvd_layer *layer, struct pvd_log *log,
-				  phys_addr_t phys, size_t size)
-{
-	if (unlikely(!log || !size))
-		return;
-	if (likely(pvd_hold(log, PHYS_PFN(phys), PHYS_PFN(phys + size - 1))))
-		return;
-	pvd_attach_spoil(layer, PVDIRTY_R_OUTSIDE);
-	pvd_cover_look_later();
-}
+pvd_aside void pvd_range_hold(struct pvd_layer *layer, struct pvd_log *log,
+			      phys_addr_t phys, size_t size);
 
 /* It does not any more. */
-static inline void pvd_pages_release(struct pvd_log *log, phys_addr_t phys,
-				     size_t size)
-{
-	u64 first = PHYS_PFN(phys), last = PHYS_PFN(phys + size - 1);
-
-	if (unlikely(!size))
-		return;
-	if (likely(log))
-		pvd_release(log, first, last);
-	else
-		pvd_touch(first, last);
-}
+pvd_aside void pvd_range_release(struct pvd_log *log, phys_addr_t phys,
+				 size_t size);
 
 /* The driver is about to read them, and they stay mapped. */
-static inline void pvd_pages_sync(struct pvd_log *log, phys_addr_t phys,
-				  size_t size)
-{
-	u64 first = PHYS_PFN(phys), last = PHYS_PFN(phys + size - 1);
+pvd_aside void pvd_range_sync(struct pvd_log *log, phys_addr_t phys,
+			      size_t size);
 
-	if (unlikely(!size))
-		return;
-	if (unlikely(!log)) {
-		pvd_touch(first, last);
-		return;
-	}
-	pvd_dma_rmb(); /* partner: the host's fence after it set logging */
-	if (pvd_logging(log))
-		pvd_mark(log, first, last);
+/*
+ * The same for what most mappings are, bytes in one page that the log
+ * describes, inlined. False if it is not that, and nothing was done.
+ */
+
+static __always_inline bool pvd_in_one_page(phys_addr_t phys, size_t size)
+{
+	return likely(size - 1 <= (~phys & ~PAGE_MASK)); /* not if size is 0 */
+}
+
+static __always_inline bool pvd_page_part_hold(struct pvd_log *log,
+					       phys_addr_t phys, size_t size)
+{
+	return likely(log) && pvd_in_one_page(phys, size) &&
+	       likely(pvd_page_hold(log, PHYS_PFN(phys)));
+}
+
+static __always_inline bool pvd_page_part_release(struct pvd_log *log,
+						  phys_addr_t phys, size_t size)
+{
+	return likely(log) && pvd_in_one_page(phys, size) &&
+	       likely(pvd_page_release(log, PHYS_PFN(phys)));
+}
+
+static __always_inline bool pvd_page_part_sync(struct pvd_log *log,
+					       phys_addr_t phys, size_t size)
+{
+	return likely(log) && pvd_in_one_page(phys, size) &&
+	       (!pvd_logging_now(log) ||
+		likely(pvd_page_mark(log, PHYS_PFN(phys))));
 }
 
 #endif /* PVDIRTY_PAGES_H */

@@ -19,15 +19,23 @@
  * @marks: marks of the section, words in little-endian order
  * @counts: in-flight counters of the section
  * @summary: summary of the section
+ * @top_marks: word of the root's marks that the section has a bit in
+ * @top_counts: the same of the root's counters
+ * @top_bit: that bit, in both
  * @npages: pages described; 0: no section
  * @slot: index of the section in the table
+ * @pad: 64 bytes make an entry of a table a cache line, and its index a shift
  */
 struct pvd_window {
 	__le64 *marks;
 	u8 *counts;
 	struct pvdirty_summary *summary;
+	__le64 *top_marks;
+	__le64 *top_counts;
+	u64 top_bit;
 	u32 npages;
 	u32 slot;
+	u64 pad;
 };
 
 /**
@@ -44,6 +52,16 @@ struct pvd_log {
 	u64 nwindows;
 };
 
+/* Give a window the section with this index, and its bit in the root. */
+static inline void pvd_window_set_slot(struct pvd_window *w,
+				       struct pvdirty_top *top, u32 slot)
+{
+	w->slot = slot;
+	w->top_marks = &top->marks[slot / 64];
+	w->top_counts = &top->counts[slot / 64];
+	w->top_bit = 1ULL << (slot % 64);
+}
+
 /* True while the host wants marks. */
 static inline bool pvd_logging(const struct pvd_log *log)
 {
@@ -55,7 +73,7 @@ static inline bool pvd_logging(const struct pvd_log *log)
  * @log: the log
  * @why: PVDIRTY_I_*
  */
-void pvd_incomplete(struct pvd_log *log, u32 why);
+pvd_aside void pvd_incomplete(struct pvd_log *log, u32 why);
 
 /**
  * pvd_gap() - say that a device is about to be no longer tracked.

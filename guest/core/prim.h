@@ -17,6 +17,12 @@
 #include <linux/types.h>
 #include <asm/barrier.h>
 
+/*
+ * For functions out of the usual way: these save every register that they use,
+ * so that it keeps none for their sake. Tracing would keep fewer.
+ */
+#define pvd_aside noinline notrace __cold __no_caller_saved_registers
+
 #define pvd_read(p) READ_ONCE(*(p))
 /* True if it was *pold and is new; else *pold is what it was. */
 #ifdef sync_try_cmpxchg /* 6.10 */
@@ -48,7 +54,7 @@ typedef __u64 u64;
 #endif
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define noinline
+#define pvd_aside
 
 #define pvd_read(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define pvd_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)

@@ -163,12 +163,12 @@ std::uint64_t Log::harvest(PageSink sink, PageRange range) noexcept {
         if (taken == 0) {
             continue;
         }
-        full_fence(); // root cleared, then summaries read; partner: set_bit_at(top->marks)
+        full_fence(); // root cleared, then summaries read; partner: pvd_mark_above()
         for_each_bit(taken,
                      [&](unsigned bit) { pages += harvest_section(word * 64 + bit, sink, range); });
         top.add(gpa_of(where), word_bytes);
     }
-    full_fence(); // marks cleared, then pages read; partner: set_bits() that skips a set bit
+    full_fence(); // marks cleared, then pages read; partner: pvd_skip_level()
     return pages;
 }
 
@@ -198,7 +198,7 @@ std::uint64_t Log::harvest_section(std::size_t index, PageSink sink, PageRange r
         const std::uint64_t taken = groups.take(wanted);
         TakePart take_part{word * pages_per_summary_word, last_page, {first, last}};
         if (taken != 0) {
-            full_fence(); // summary cleared, then leaves read; partner: set_bit_at(summary)
+            full_fence(); // summary cleared, then leaves read; partner: pvd_mark_above()
             const Taken found = take_word(
                 taken, whole_groups.in_word(word),
                 {marks + word * 64 * words_per_group, section.base_pfn + take_part.first_page},

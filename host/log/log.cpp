@@ -139,9 +139,9 @@ bool Log::uses(std::uint64_t gpa, std::uint64_t len) const noexcept {
 void Log::publish(bool on) noexcept {
     control_word(control_, offsetof(pvdirty_log, logging)).store(on ? 1 : 0);
     /*
-     * Partner: pvd_release() in guest/core/log.c, which orders the device's write before its load
-     * of this word. A release that reads the old word has seen its write before this store, so
-     * whoever reads RAM after this fence gets the written page.
+     * Partner: pvd_logging_now() in guest/core/page.h, which orders the device's write before its
+     * load of this word. A release that reads the old word has seen its write before this store,
+     * so whoever reads RAM after this fence gets the written page.
      */
     full_fence();
     memory_->written(addr() + offsetof(pvdirty_log, logging), sizeof(std::uint32_t));

@@ -74,7 +74,7 @@ std::uint64_t Log::scan(PageSink sink) noexcept {
             continue;
         }
         root.clear(empty);
-        full_fence(); // root cleared, then summaries read again; partner: set_bit_at(top->counts)
+        full_fence(); // root cleared, then summaries read again; partner: pvd_count_above()
         for_each_bit(empty, [&](unsigned bit) {
             if (summary_holds_counts(word * 64 + bit)) {
                 root.set(std::uint64_t{1} << bit);
@@ -118,7 +118,7 @@ std::uint64_t Log::scan_section(std::size_t index, PageSink sink) noexcept {
             continue;
         }
         groups.clear(empty);
-        full_fence(); // summary cleared, then counters read again; partner: count_up()
+        full_fence(); // summary cleared, then counters read again; partner: pvd_count_up()
         for_each_bit(empty, [&](unsigned bit) {
             const std::uint64_t found = report(word * 64 + bit);
             pages += found;

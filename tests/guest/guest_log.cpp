@@ -40,8 +40,12 @@ GuestLog::GuestLog(Ram& ram, std::uint64_t addr, std::vector<SectionSpec> sectio
         entry.counts = next;
         next += PVDIRTY_COUNTS_BYTES(spec.npages);
 
-        windows_.at<pvd_window>(0)[spec.window] = {reinterpret_cast<__le64*>(marks(i)), counts(i),
-                                                   &summary(i), spec.npages, static_cast<u32>(i)};
+        pvd_window& window = windows_.at<pvd_window>(0)[spec.window];
+        window.marks = reinterpret_cast<__le64*>(marks(i));
+        window.counts = counts(i);
+        window.summary = &summary(i);
+        window.npages = spec.npages;
+        pvd_window_set_slot(&window, &top(), static_cast<u32>(i));
     }
     core_ = {&control(), &top(), windows_.at<pvd_window>(0), sections_.back().window + 1};
 }

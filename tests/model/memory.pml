@@ -58,7 +58,7 @@ inline load(to, at) {
 	atomic { !stopped -> to = seen(at) }
 }
 
-/* set_bits() in guest/core/log.c. A cmpxchg that fails tells what is there. */
+/* pvd_set_bit_at() in guest/core/page.h. A cmpxchg that fails tells what is there. */
 inline set_bits(at, mask) {
 	load(old, at);
 	do
