@@ -71,6 +71,8 @@ def _hold(migration: Migration, until: bool) -> None:
     """No pass but the first ends before; a device that does little leaves too little for one."""
     if migration.passes > 1:
         migration.limit(BANDWIDTH if until else CRAWL)
+    elif not until:
+        migration.slow_down()
 
 
 def auto_converge(guest: MovingGuest) -> None:

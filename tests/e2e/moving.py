@@ -111,16 +111,18 @@ class Migration:
             self._fast = False
         return False
 
-    def reach_pass(self, number: int) -> None:
-        """Goes there, unless it is over before.
-
-        It slows down before a pass ends: the few pages that are dirtied meanwhile would be sent in
-        no time, and that would be the end.
+    def slow_down(self) -> None:
+        """Before a pass ends: the few pages that are dirtied meanwhile would be sent in no time, and
+        that would be the end.
         """
+        left = self.info.get("ram", {}).get("remaining", LITTLE)
+        if left < LITTLE:
+            self.limit(run.BANDWIDTH if left > VERY_LITTLE else CRAWL)
+
+    def reach_pass(self, number: int) -> None:
+        """Goes there, unless it is over before."""
         while not self.over() and self.passes < number:
-            left = self.info.get("ram", {}).get("remaining", LITTLE)
-            if left < LITTLE:
-                self.limit(run.BANDWIDTH if left > VERY_LITTLE else CRAWL)
+            self.slow_down()
             time.sleep(0.02)
 
     def hold_in_pass(self, number: int) -> None:
