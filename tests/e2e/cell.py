@@ -104,11 +104,16 @@ class Cell:
         event = EVENTS.get(self["event"])
         return event.config(replace(config, control=True, disk_writes=False)) if event else config
 
-    def run(self, control: bool) -> None:
-        """The migration; the control is the same without the guest's module and with a blind host."""
+    def run(self, control: bool, tried: bool) -> None:
+        """The migration; the control is the same without the guest's module and with a blind host.
+
+        tried: a control that is known to lose pages, so it must. Any other may lose none by chance,
+        when the CPU has written a page soon after the device.
+        """
         feature = FEATURES[self["feature"]]
         with moving("off" if control else "log", self.config, feature.settings) as guest:
             self._arrange(guest)
+            guest.surely_lossy = tried and self._loses
             feature.move(guest)
             if not guest.blind and self["policy"] == "keep":
                 guest.go_on()
@@ -118,7 +123,9 @@ class Cell:
             guest.cross = partial(unplugging.cross, device=DRIVERS[self["driver"]])
         elif event := EVENTS.get(self["event"]):
             guest.cross = partial(through, event=event)
+
+    @property
+    def _loses(self) -> bool:
         # The CPU writes a slot too, when it maps, so a bounced page is sent soon after the device
         # wrote it, and lost in some runs only.
-        beside_cpu = DRIVERS[self["driver"]].beside_cpu
-        guest.surely_lossy = self["mapping"] == "direct" and not beside_cpu
+        return self["mapping"] == "direct" and not DRIVERS[self["driver"]].beside_cpu

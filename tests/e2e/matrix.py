@@ -176,8 +176,8 @@ def check_table() -> None:
         read(wide.replace('driver = "virtio-net"', 'driver = "virtio-net"\nmemory = "6G"', 1))
 
 
-def _run(cell: Cell, control: bool) -> None:
-    cell.run(control)
+def _run(cell: Cell, control: bool, tried: bool) -> None:
+    cell.run(control, tried)
     expect_nothing_left(os.getpid())
 
 
@@ -189,12 +189,13 @@ def _all_cells(axes: Axes) -> Iterator[Cell]:
             yield cell
 
 
-def _cases(axes: Axes) -> dict[str, Any]:
+def _cases(table: Table) -> dict[str, Any]:
     cases: dict[str, Any] = {"table": check_table}
-    for cell in _all_cells(axes):
-        name = name_of(cell, axes)
-        cases[name] = partial(_run, cell, control=False)
-        cases[name + CONTROL] = partial(_run, cell, control=True)
+    tried = {line.name for line in table.lines if line.control != "none"}
+    for cell in _all_cells(table.axes):
+        name = name_of(cell, table.axes)
+        cases[name] = partial(_run, cell, control=False, tried=name in tried)
+        cases[name + CONTROL] = partial(_run, cell, control=True, tried=name in tried)
     return cases
 
 
@@ -214,7 +215,7 @@ def _main(arguments: list[str]) -> int:
     elif arguments == ["--document"]:
         print(document(table), end="")
     else:
-        return main(_cases(table.axes))
+        return main(_cases(table))
     return 0
 
 
