@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* VFIO_IOMMU_DIRTY_PAGES: drivers/vfio/vfio_iommu_type1.c of Linux 6.12. */
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -10,26 +9,11 @@
 
 #include "pvdirty/kernel_sources.hpp"
 #include "tracking/bits.hpp"
+#include "tracking/vfio_arguments.hpp"
 
 namespace pvdirty::vfio {
 
 namespace {
-
-/* The kernel's structures end in a flexible array: head and tail, one behind the other. */
-template <class Head, class Tail>
-struct Call {
-    std::array<std::byte, sizeof(Head) + sizeof(Tail)> bytes{};
-
-    Call(const Head& head, const Tail& tail) noexcept {
-        std::memcpy(bytes.data(), &head, sizeof(head));
-        std::memcpy(bytes.data() + sizeof(head), &tail, sizeof(tail));
-    }
-    [[nodiscard]] Head head() const noexcept {
-        Head head{};
-        std::memcpy(&head, bytes.data(), sizeof(head));
-        return head;
-    }
-};
 
 vfio_bitmap bitmap_of(std::vector<std::uint64_t>& words, std::uint64_t page_size) {
     vfio_bitmap bitmap{};
@@ -103,8 +87,8 @@ tl::expected<Answer, SourceError> Container::do_read(IovaRange range, const Dirt
         get.iova = mapping.first;
         get.size = mapping.size();
         get.bitmap = bitmap_of(words, page_size_);
-        Call arguments(dirty, get);
-        if (const int result = call(VFIO_IOMMU_DIRTY_PAGES, arguments.bytes.data()); result < 0) {
+        Arguments arguments(dirty, get);
+        if (const int result = call(VFIO_IOMMU_DIRTY_PAGES, arguments.data()); result < 0) {
             return failed("VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP", result);
         }
         take_kept(mapping, words);
@@ -142,8 +126,8 @@ tl::expected<Answer, SourceError> Container::do_unmap_one(IovaRange mapping,
         unmap.argsz += sizeof(vfio_bitmap);
         unmap.flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
     }
-    Call arguments(unmap, bitmap_of(words, page_size_));
-    if (const int result = call(VFIO_IOMMU_UNMAP_DMA, arguments.bytes.data()); result < 0) {
+    Arguments arguments(unmap, bitmap_of(words, page_size_));
+    if (const int result = call(VFIO_IOMMU_UNMAP_DMA, arguments.data()); result < 0) {
         return failed("VFIO_IOMMU_UNMAP_DMA", result);
     }
     if (arguments.head().size != mapping.size()) {

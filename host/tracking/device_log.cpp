@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
 /* VFIO_DEVICE_FEATURE_DMA_LOGGING_*: drivers/vfio/vfio_main.c of Linux 6.12. */
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstddef>
-#include <cstring>
 
 #include <linux/vfio.h>
 
 #include "pvdirty/kernel_sources.hpp"
+#include "tracking/vfio_arguments.hpp"
 
 namespace pvdirty::vfio {
 
@@ -19,20 +18,6 @@ constexpr std::uint64_t report_page = 4096;
 
 /* As many ranges as every kernel takes: LOG_MAX_RANGES of drivers/vfio/vfio_main.c at 4 KiB. */
 constexpr std::size_t max_ranges = 256;
-
-/* vfio_device_feature and what follows it. */
-template <class Data>
-struct Feature {
-    struct {
-        std::uint32_t argsz;
-        std::uint32_t flags;
-    } head;
-    Data data;
-
-    Feature(std::uint32_t flags, const Data& what) noexcept
-        : head{sizeof(Feature), flags}, data(what) {}
-};
-static_assert(offsetof(vfio_device_feature, data) == 8);
 
 /* Logging more than is mapped is harmless, so the ranges with the smallest gaps become one. */
 void combine(std::vector<IovaRange>& ranges) {
@@ -71,8 +56,8 @@ tl::expected<void, SourceError> DeviceLog::do_start() {
     control.page_size = report_page;
     control.num_ranges = static_cast<std::uint32_t>(list.size());
     control.ranges = reinterpret_cast<std::uintptr_t>(list.data());
-    Feature feature(VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, control);
-    const int result = call(VFIO_DEVICE_FEATURE, &feature);
+    auto start = feature(VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, control);
+    const int result = call(VFIO_DEVICE_FEATURE, start.data());
     if (result == -ENOTTY) {
         cannot_say_ = "the device has no DMA log";
         return {};
@@ -91,11 +76,10 @@ tl::expected<void, SourceError> DeviceLog::do_stop() {
         return {};
     }
     logged_.clear();
-    struct {
-        std::uint32_t argsz;
-        std::uint32_t flags;
-    } feature{sizeof(feature), VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP};
-    if (const int result = call(VFIO_DEVICE_FEATURE, &feature); result < 0) {
+    vfio_device_feature stop{};
+    stop.argsz = sizeof(stop);
+    stop.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP;
+    if (const int result = call(VFIO_DEVICE_FEATURE, &stop); result < 0) {
         return failed("VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP", result);
     }
     return {};
@@ -108,8 +92,8 @@ tl::expected<void, SourceError> DeviceLog::report(IovaRange range, const DirtyBi
     report.length = range.size();
     report.page_size = report_page;
     report.bitmap = reinterpret_cast<std::uintptr_t>(words.data());
-    Feature feature(VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, report);
-    if (const int result = call(VFIO_DEVICE_FEATURE, &feature); result < 0) {
+    auto get = feature(VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, report);
+    if (const int result = call(VFIO_DEVICE_FEATURE, get.data()); result < 0) {
         return failed("VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT", result);
     }
     bitmap.merge(*DirtyBitmap::over(range, report_page, words));

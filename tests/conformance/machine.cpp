@@ -2,26 +2,15 @@
 #include "conformance/machine.hpp"
 
 #include <cstdlib>
-#include <cstring>
 #include <utility>
 
 #include <sys/mman.h>
 
+#include "tracking/vfio_arguments.hpp"
+
 namespace pvdirty::conformance {
 
-namespace {
-
-template <class Head, class Tail>
-struct Call {
-    std::array<std::byte, sizeof(Head) + sizeof(Tail)> bytes{};
-
-    Call(const Head& head, const Tail& tail) noexcept {
-        std::memcpy(bytes.data(), &head, sizeof(head));
-        std::memcpy(bytes.data() + sizeof(head), &tail, sizeof(tail));
-    }
-};
-
-} // namespace
+using vfio::Arguments;
 
 Machine::Machine(Type1Ioctl ioctl) : ioctl_(std::move(ioctl)) {
     // One page more, which then is nowhere.
@@ -62,8 +51,8 @@ int Machine::get(const Get& get) {
     range.iova = base + get.first * page + get.iova_more;
     range.size = get.pages * page + get.size_more;
     range.bitmap = bitmap_of(get);
-    Call arguments(dirty, range);
-    return call(VFIO_IOMMU_DIRTY_PAGES, arguments.bytes.data());
+    Arguments arguments(dirty, range);
+    return call(VFIO_IOMMU_DIRTY_PAGES, arguments.data());
 }
 
 int Machine::map(std::uint64_t first, std::uint64_t pages) {
@@ -87,10 +76,9 @@ int Machine::unmap(const Get& get, std::uint32_t flags) {
         unmap.iova = 0;
         unmap.size = 0;
     }
-    Call arguments(unmap, with_bitmap ? bitmap_of(get) : vfio_bitmap{});
-    const int result = call(VFIO_IOMMU_UNMAP_DMA, arguments.bytes.data());
-    std::memcpy(&unmap, arguments.bytes.data(), sizeof(unmap));
-    unmapped_ = unmap.size;
+    Arguments arguments(unmap, with_bitmap ? bitmap_of(get) : vfio_bitmap{});
+    const int result = call(VFIO_IOMMU_UNMAP_DMA, arguments.data());
+    unmapped_ = arguments.head().size;
     return result;
 }
 

@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cstddef>
-#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -13,6 +12,7 @@
 
 #include "pvdirty/type1.hpp"
 #include "tracking/user_memory.hpp"
+#include "tracking/vfio_arguments.hpp"
 
 namespace pvdirty::test {
 
@@ -54,10 +54,8 @@ struct Type1Call {
     [[nodiscard]] int right() const { return container.ioctl(request, arg); }
     /** With dirty and get as they are now. */
     [[nodiscard]] int changed() const {
-        std::array<std::byte, sizeof(dirty) + sizeof(get)> bytes{};
-        std::memcpy(bytes.data(), &dirty, sizeof(dirty));
-        std::memcpy(bytes.data() + sizeof(dirty), &get, sizeof(get));
-        return container.ioctl(request, bytes.data());
+        vfio::Arguments arguments(dirty, get);
+        return container.ioctl(request, arguments.data());
     }
     /** The right result, but for one that is allowed to be 0 instead. */
     [[nodiscard]] int forgiven(bool when) const {
