@@ -96,6 +96,10 @@ bool pvd_device_save_iterate(struct pvd_device_state* ds, pvd_stream_out* out, v
     return done(bytes, why, why_len);
 }
 
+bool pvd_device_quiesce(struct pvd_device_state* ds, char* why, size_t why_len) noexcept {
+    return done(ds->state->quiesce(), why, why_len);
+}
+
 bool pvd_device_stop(struct pvd_device_state* ds, char* why, size_t why_len) noexcept {
     return done(ds->state->stop(), why, why_len);
 }
@@ -122,6 +126,10 @@ const uint8_t* pvd_device_config(const struct pvd_device_state* ds, size_t* len)
 
 bool pvd_device_state_cleanup(struct pvd_device_state* ds, char* why, size_t why_len) noexcept {
     return done(ds->state->cleanup(), why, why_len);
+}
+
+bool pvd_device_run_quiesced(struct pvd_device_state* ds, char* why, size_t why_len) noexcept {
+    return done(ds->state->run_quiesced(), why, why_len);
 }
 
 bool pvd_device_run(struct pvd_device_state* ds, char* why, size_t why_len) noexcept {

@@ -7,9 +7,17 @@
 #include <span>
 #include <string>
 
-#include "device_state/protocol.hpp"
+#include <tl/expected.hpp>
+
+#include "pvdirty/device_state.hpp"
 
 namespace pvdirty {
+
+template <class T>
+using Result = tl::expected<T, std::string>;
+
+/** "what failed: why", from -errno. */
+tl::unexpected<std::string> failed(const std::string& what, std::int64_t minus_errno);
 
 /** A device's fd, or a data fd. Short transfers go on, and so do interrupted ones. */
 class DeviceFd {
@@ -27,7 +35,7 @@ public:
     [[nodiscard]] Result<void> pwrite(std::span<const std::uint8_t> bytes, std::uint64_t offset,
                                       const std::string& what) const;
     /** Once, up to so many bytes. @returns -errno, or bytes */
-    std::int64_t read(std::span<std::uint8_t> bytes) const;
+    [[nodiscard]] std::int64_t read(std::span<std::uint8_t> bytes) const;
     [[nodiscard]] Result<void> write(std::span<const std::uint8_t> bytes,
                                      const std::string& what) const;
 

@@ -10,7 +10,7 @@
 namespace pvdirty {
 
 tl::expected<std::unique_ptr<DeviceState>, std::string>
-DeviceState::open(int device_fd, DeviceCalls calls, DeviceStateLimits limits) {
+DeviceState::open(int device_fd, const DeviceCalls& calls, DeviceStateLimits limits) {
     auto protocol = open_states(device_fd, calls);
     if (protocol && !*protocol) {
         protocol = open_region(device_fd, calls);
@@ -75,11 +75,22 @@ Result<void> DeviceState::expect(Phase phase, const char* call) const {
     return tl::unexpected(std::string(call) + " cannot come here: " + now);
 }
 
-Result<void> DeviceState::settle(bool running, bool reset) {
+Result<void> DeviceState::settle(DeviceActivity to, bool reset) {
     const std::lock_guard guard(mutex_);
-    auto settled = protocol_->settle(running, reset);
+    auto settled = protocol_->settle(to, reset);
     broken_ = !settled;
     return settled;
+}
+
+/* Gives up what has just failed, and says what became of the device if that is to be told. */
+tl::unexpected<std::string> DeviceState::fail(std::string why, DeviceActivity to, bool reset) {
+    const bool was_reset = device_was_reset();
+    if (auto settled = settle(to, reset); !settled) {
+        why += "; the device must not be used: " + settled.error();
+    } else if (!reset && !was_reset && device_was_reset()) {
+        why += "; the device had to be reset, and has lost its state";
+    }
+    return tl::unexpected(std::move(why));
 }
 
 /* Gives a save up that has just failed: the device stays as it is until cleanup(). */
@@ -88,37 +99,32 @@ tl::unexpected<std::string> DeviceState::fail_save(std::string why) {
     return tl::unexpected(std::move(why));
 }
 
-/* Gives up what has just failed, with the device stopped. */
 tl::unexpected<std::string> DeviceState::fail_stopped(Phase next, std::string why, bool reset) {
-    const bool was_reset = device_was_reset();
     phase_ = next;
-    stopped_ = true;
-    if (auto settled = settle(false, reset); !settled) {
-        why += "; the device must not be used: " + settled.error();
-    } else if (!reset && !was_reset && device_was_reset()) {
-        why += "; the device had to be reset, and has lost its state";
-    }
-    return tl::unexpected(std::move(why));
+    activity_ = DeviceActivity::stopped;
+    return fail(std::move(why), activity_, reset);
+}
+
+/* What the device does now; one that does anything else is an error, and not touched. */
+Result<void> DeviceState::look() {
+    const std::lock_guard guard(mutex_);
+    return protocol_->activity().map([this](DeviceActivity now) { activity_ = now; });
 }
 
 Result<void> DeviceState::save_setup(const ByteSink& out) {
     if (auto here = expect(Phase::idle, "save_setup"); !here) {
         return here;
     }
-    {
-        const std::lock_guard guard(mutex_);
-        const auto running = protocol_->running();
-        if (!running) {
-            return tl::unexpected(running.error());
-        }
-        stopped_ = !*running;
+    if (auto looked = look(); !looked) {
+        return looked;
     }
     writer_ = std::make_unique<DeviceStreamWriter>();
     writer_->to(out);
     // A stopped device stays so: the way to pre-copy leads through RUNNING.
     auto begun = [this]() -> Result<void> {
         const std::lock_guard guard(mutex_);
-        return stopped_ ? Result<void>{} : protocol_->begin_pre_copy();
+        return activity_ == DeviceActivity::stopped ? Result<void>{}
+                                                    : protocol_->begin_pre_copy(activity_);
     }()
                                  .and_then([this] { return writer_->setup(protocol()); })
                                  .and_then([this] { return writer_->end_of_state(); });
@@ -126,14 +132,7 @@ Result<void> DeviceState::save_setup(const ByteSink& out) {
         phase_ = Phase::saving;
         return {};
     }
-    const bool was_reset = device_was_reset();
-    if (auto settled = settle(!stopped_, false); !settled) {
-        return tl::unexpected(begun.error() + "; the device must not be used: " + settled.error());
-    }
-    if (!was_reset && device_was_reset()) {
-        begun.error() += "; the device had to be reset, and has lost its state";
-    }
-    return begun;
+    return fail(begun.error(), activity_, false);
 }
 
 Result<DevicePending> DeviceState::save_pending() {
@@ -141,7 +140,7 @@ Result<DevicePending> DeviceState::save_pending() {
         return tl::unexpected(here.error());
     }
     const std::lock_guard guard(mutex_);
-    auto pending = protocol_->pending(stopped_);
+    auto pending = protocol_->pending(activity_ == DeviceActivity::stopped);
     if (!pending) {
         return fail_save(pending.error());
     }
@@ -154,7 +153,7 @@ Result<std::uint64_t> DeviceState::save_iterate(const ByteSink& out) {
     }
     writer_->to(out);
     Result<std::uint64_t> sent = 0;
-    if (!stopped_) {
+    if (activity_ != DeviceActivity::stopped) {
         const std::lock_guard guard(mutex_);
         sent = protocol_->save_data(*writer_, false);
     }
@@ -167,9 +166,36 @@ Result<std::uint64_t> DeviceState::save_iterate(const ByteSink& out) {
     return sent;
 }
 
+Result<void> DeviceState::quiesce() {
+    if (phase_ == Phase::saved || phase_ == Phase::loaded) {
+        return expect(phase_, "quiesce"); // it is stopped
+    }
+    if (auto here = expect(phase_ == Phase::idle ? Phase::idle : Phase::saving, "quiesce"); !here) {
+        return here;
+    }
+    if (phase_ == Phase::idle) {
+        if (auto looked = look(); !looked) {
+            return looked;
+        }
+    }
+    if (activity_ != DeviceActivity::running) {
+        return {};
+    }
+    const auto quiesced = [this] {
+        const std::lock_guard guard(mutex_);
+        return protocol_->quiesce();
+    }();
+    if (!quiesced) {
+        return phase_ == Phase::saving ? fail_save(quiesced.error())
+                                       : fail(quiesced.error(), activity_, false);
+    }
+    activity_ = DeviceActivity::quiesced;
+    return {};
+}
+
 Result<void> DeviceState::stop_device() {
     const std::lock_guard guard(mutex_);
-    return stopped_ ? Result<void>{} : protocol_->stop();
+    return activity_ == DeviceActivity::stopped ? Result<void>{} : protocol_->stop();
 }
 
 Result<void> DeviceState::stop() {
@@ -180,13 +206,13 @@ Result<void> DeviceState::stop() {
         return here;
     }
     if (phase_ == Phase::idle) {
-        stopped_ = false; // not known
+        activity_ = DeviceActivity::running; // not known
     }
     if (auto stopped = stop_device(); !stopped) {
         const Phase next = phase_ == Phase::idle ? Phase::idle : Phase::save_failed;
         return fail_stopped(next, stopped.error(), false);
     }
-    stopped_ = true;
+    activity_ = DeviceActivity::stopped;
     return {};
 }
 
@@ -232,7 +258,7 @@ Result<void> DeviceState::save_complete(const ByteSink& out, std::span<const std
     if (!done) {
         return fail_stopped(Phase::save_failed, done.error(), false);
     }
-    stopped_ = true;
+    activity_ = DeviceActivity::stopped;
     phase_ = Phase::saved;
     return {};
 }
@@ -255,9 +281,10 @@ Result<bool> DeviceState::load_section(const ByteSource& in) {
     if (phase_ == Phase::idle) {
         reader_ = std::make_unique<DeviceStreamReader>(protocol(), limits_);
         config_.clear();
-        const std::lock_guard guard(mutex_);
-        const auto begun =
-            protocol_->running().and_then([this](bool) { return protocol_->begin_load(); });
+        const auto begun = look().and_then([this] {
+            const std::lock_guard guard(mutex_);
+            return protocol_->begin_load();
+        });
         if (!begun) {
             return tl::unexpected(begun.error());
         }
@@ -299,15 +326,15 @@ Result<void> DeviceState::cleanup() {
     writer_.reset();
     reader_.reset();
     if (broken_) {
-        return settle(false, true);
+        return settle(DeviceActivity::stopped, true);
     }
     switch (phase) {
     case Phase::saving:
     case Phase::save_failed:
-        return settle(!stopped_, false);
+        return settle(activity_, false);
     case Phase::loading:
         config_.clear();
-        return settle(false, true);
+        return settle(DeviceActivity::stopped, true);
     case Phase::idle:
     case Phase::saved:
     case Phase::loaded:
@@ -317,17 +344,25 @@ Result<void> DeviceState::cleanup() {
     return {};
 }
 
+Result<void> DeviceState::run_quiesced() {
+    return start_device(DeviceActivity::quiesced, "run_quiesced");
+}
+
 Result<void> DeviceState::run() {
-    if (phase_ == Phase::saving && !stopped_ && !broken_) {
+    if (phase_ == Phase::saving && activity_ == DeviceActivity::running && !broken_) {
         return {}; // it does
     }
+    return start_device(DeviceActivity::running, "run");
+}
+
+Result<void> DeviceState::start_device(DeviceActivity to, const char* call) {
     const bool may = phase_ == Phase::idle || phase_ == Phase::saved || phase_ == Phase::loaded;
-    if (auto here = expect(may ? phase_ : Phase::idle, "run"); !here) {
+    if (auto here = expect(may ? phase_ : Phase::idle, call); !here) {
         return here;
     }
-    const auto ran = [this] {
+    const auto ran = [&] {
         const std::lock_guard guard(mutex_);
-        return protocol_->run();
+        return protocol_->run(to);
     }();
     if (!ran) {
         return fail_stopped(Phase::idle, ran.error(), false);

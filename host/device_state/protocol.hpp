@@ -4,20 +4,15 @@
 #define PVDIRTY_DEVICE_STATE_PROTOCOL_HPP
 
 #include <memory>
-#include <string>
+#include <span>
+#include <vector>
 
-#include "pvdirty/device_state.hpp"
+#include "device_state/calls.hpp"
 
 namespace pvdirty {
 
-template <class T>
-using Result = tl::expected<T, std::string>;
-
 /** Bytes that are held at once on their way, whatever a device or a stream says. */
 inline constexpr std::size_t device_chunk_bytes = std::size_t{1} << 20;
-
-/** "what failed: why", from -errno. */
-tl::unexpected<std::string> failed(const std::string& what, std::int64_t minus_errno);
 
 /**
  * One protocol on one device. No function recovers from an error of its own: settle() does, and
@@ -25,23 +20,26 @@ tl::unexpected<std::string> failed(const std::string& what, std::int64_t minus_e
  */
 class DeviceStateProtocol {
 public:
-    DeviceStateProtocol() = default;
+    DeviceStateProtocol(int device_fd, DeviceCalls calls)
+        : calls_(std::move(calls)), device_(calls_, device_fd) {}
     DeviceStateProtocol(const DeviceStateProtocol&) = delete;
     DeviceStateProtocol& operator=(const DeviceStateProtocol&) = delete;
     virtual ~DeviceStateProtocol() = default;
 
     [[nodiscard]] virtual DeviceProtocol kind() const noexcept = 0;
 
-    /** Is the device running now? An error if it is in any state but running and stopped. */
-    virtual Result<bool> running() = 0;
+    /** An error in any state that is not one of these: a save, a load, an error state. */
+    virtual Result<DeviceActivity> activity() = 0;
 
-    /** Running, to running and gathering. */
-    virtual Result<void> begin_pre_copy() = 0;
+    /** Running or quiesced, to the same and gathering. */
+    virtual Result<void> begin_pre_copy(DeviceActivity activity) = 0;
     virtual Result<DevicePending> pending(bool stopped) = 0;
     /**
      * One piece of the device's data as one record, if there is any. Stopped: 0 is the end.
      */
     virtual Result<std::uint64_t> save_data(DeviceStreamWriter& out, bool stopped) = 0;
+    /** From running, in a save or not, to quiesced; without such a state nothing is done. */
+    virtual Result<void> quiesce() = 0;
     /** From any state of a save in which it runs to one in which it does not. */
     virtual Result<void> stop() = 0;
     /** From stopped to where the rest is read. */
@@ -56,18 +54,33 @@ public:
     /** All has been written: the device must take it as a whole, and stays stopped. */
     virtual Result<void> end_load() = 0;
 
-    /** From stopped, or from what end_load() left. */
-    virtual Result<void> run() = 0;
+    /**
+     * From stopped or quiesced, or from what end_load() left.
+     * @param to running or quiesced; without such a state it runs
+     */
+    virtual Result<void> run(DeviceActivity to) = 0;
 
     /**
      * Gives up what was begun, by a reset if nothing else does.
-     * @param run where to: running, or stopped
      * @param reset it must be reset: what it has is not to be used
      */
-    virtual Result<void> settle(bool run, bool reset) = 0;
+    Result<void> settle(DeviceActivity to, bool reset);
     [[nodiscard]] bool was_reset() const noexcept { return was_reset_; }
 
 protected:
+    /** For device data on its way. @param len at most device_chunk_bytes */
+    std::span<std::uint8_t> buffer(std::size_t len);
+
+    const DeviceCalls calls_;
+    const DeviceFd device_;
+
+private:
+    /** Nothing of a save or load that was begun is kept here. */
+    virtual void end_session() = 0;
+    /** Gives up what was begun, without a reset; an error if only that would do. */
+    virtual Result<void> leave(DeviceActivity to) = 0;
+
+    std::vector<std::uint8_t> buffer_;
     bool was_reset_ = false;
 };
 

@@ -68,7 +68,7 @@ public:
     Result<void> payload(std::span<std::uint8_t> bytes);
 
 private:
-    Result<void> may_come(RecordFlag flag, std::uint64_t len) const;
+    [[nodiscard]] Result<void> may_come(RecordFlag flag, std::uint64_t len) const;
     Result<void> check_setup();
     Result<void> check_end();
 

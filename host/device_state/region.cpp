@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "device_state/calls.hpp"
+#include "device_state/protocol.hpp"
 #include "device_state/record.hpp"
 #include "device_state/region_info.hpp"
 #include "device_state/uapi.hpp"
@@ -57,7 +57,7 @@ struct Piece {
 class RegionProtocol final : public DeviceStateProtocol {
 public:
     RegionProtocol(int fd, DeviceCalls calls, RegionInfo info)
-        : calls_(std::move(calls)), device_(calls_, fd), info_(std::move(info)) {
+        : DeviceStateProtocol(fd, std::move(calls)), info_(std::move(info)) {
         for (const RegionArea& area : info_.areas) {
             // What cannot be mapped is read and written: that always works.
             if (void* address = calls_.mmap(fd, area.size, info_.offset + area.offset)) {
@@ -68,20 +68,22 @@ public:
 
     [[nodiscard]] DeviceProtocol kind() const noexcept override { return DeviceProtocol::region; }
 
-    Result<bool> running() override;
-    Result<void> begin_pre_copy() override;
+    Result<DeviceActivity> activity() override;
+    Result<void> begin_pre_copy(DeviceActivity activity) override;
     Result<DevicePending> pending(bool stopped) override;
     Result<std::uint64_t> save_data(DeviceStreamWriter& out, bool stopped) override;
+    Result<void> quiesce() override { return {}; }
     Result<void> stop() override;
     Result<void> begin_stop_copy() override;
     Result<void> end_stop_copy() override;
     Result<void> begin_load() override;
     Result<void> load_data(DeviceStreamReader& in, std::uint64_t len) override;
     Result<void> end_load() override;
-    Result<void> run() override;
-    Result<void> settle(bool run, bool reset) override;
+    Result<void> run(DeviceActivity to) override;
 
 private:
+    void end_session() override { saving_ = false; }
+    Result<void> leave(DeviceActivity to) override;
     template <class T>
     Result<T> get(std::size_t offset, const char* name);
     template <class T>
@@ -93,13 +95,9 @@ private:
     [[nodiscard]] Piece piece(std::uint64_t offset, std::uint64_t len) const noexcept;
     template <class Transfer>
     Result<void> each_piece(std::uint64_t offset, std::uint64_t len, Transfer transfer);
-    std::span<std::uint8_t> buffer(std::size_t len);
 
-    DeviceCalls calls_;
-    DeviceFd device_;
     RegionInfo info_;
     std::vector<Mapping> mappings_; // ascending
-    std::vector<std::uint8_t> buffer_;
     bool saving_ = false;
 };
 
@@ -191,23 +189,18 @@ Result<void> RegionProtocol::each_piece(std::uint64_t offset, std::uint64_t len,
     return {};
 }
 
-std::span<std::uint8_t> RegionProtocol::buffer(std::size_t len) {
-    buffer_.resize(std::max(buffer_.size(), len));
-    return std::span(buffer_).first(len);
-}
-
-Result<bool> RegionProtocol::running() {
-    return state().and_then([](std::uint32_t now) -> Result<bool> {
+Result<DeviceActivity> RegionProtocol::activity() {
+    return state().and_then([](std::uint32_t now) -> Result<DeviceActivity> {
         now &= uapi::region_state_mask;
         if (now != uapi::region_running && now != uapi::region_stopped) {
             return tl::unexpected("the device is in the state " + std::to_string(now) +
                                   ", neither running nor stopped");
         }
-        return now == uapi::region_running;
+        return now == uapi::region_running ? DeviceActivity::running : DeviceActivity::stopped;
     });
 }
 
-Result<void> RegionProtocol::begin_pre_copy() {
+Result<void> RegionProtocol::begin_pre_copy(DeviceActivity /*activity*/) {
     saving_ = true;
     return set_state(uapi::region_running | uapi::region_saving);
 }
@@ -224,15 +217,15 @@ Result<DevicePending> RegionProtocol::pending(bool stopped) {
 Result<std::uint64_t> RegionProtocol::save_data(DeviceStreamWriter& out, bool stopped) {
     // The order is the protocol: pending_bytes ends the transaction before and begins this one,
     // data_offset has the device fill its buffer, data_size is valid from then on.
-    const auto pending = pending_bytes();
+    auto pending = pending_bytes();
     if (!pending || *pending == 0) {
         return pending;
     }
-    const auto offset = data_offset();
+    auto offset = data_offset();
     if (!offset) {
         return offset;
     }
-    const auto size = get<std::uint64_t>(offsetof(uapi::MigrationInfo, data_size), "data_size");
+    auto size = get<std::uint64_t>(offsetof(uapi::MigrationInfo, data_size), "data_size");
     if (!size) {
         return size;
     }
@@ -318,28 +311,23 @@ Result<void> RegionProtocol::end_load() {
     });
 }
 
-Result<void> RegionProtocol::run() {
+Result<void> RegionProtocol::run(DeviceActivity /*to*/) {
     return set_state(uapi::region_running);
 }
 
-Result<void> RegionProtocol::settle(bool run, bool reset) {
-    saving_ = false;
-    const std::uint32_t target = run ? uapi::region_running : uapi::region_stopped;
-    if (!reset) {
-        // RESUMING can be given up by a reset only, and pre-copy is left through stop-and-copy.
-        const auto now = state();
-        const bool saves = now && (*now & uapi::region_saving) != 0;
-        if (now && (*now & uapi::region_resuming) == 0 &&
-            (run || !saves || set_state(uapi::region_saving)) && set_state(target)) {
-            return {};
+Result<void> RegionProtocol::leave(DeviceActivity to) {
+    // RESUMING can be given up by a reset only, and pre-copy is left through stop-and-copy.
+    return state().and_then([&](std::uint32_t now) -> Result<void> {
+        if ((now & uapi::region_resuming) != 0) {
+            return tl::unexpected(std::string("the device has taken data"));
         }
-    }
-    if (const int result = device_.ioctl(VFIO_DEVICE_RESET, nullptr); result < 0) {
-        return failed("VFIO_DEVICE_RESET", result);
-    }
-    was_reset_ = true;
-    return running().and_then([&](bool runs) -> Result<void> {
-        return runs == run ? Result<void>{} : set_state(target);
+        if (to != DeviceActivity::stopped) {
+            return set_state(uapi::region_running);
+        }
+        const bool saves = (now & uapi::region_saving) != 0;
+        return (saves ? set_state(uapi::region_saving) : Result<void>{}).and_then([this] {
+            return set_state(uapi::region_stopped);
+        });
     });
 }
 

@@ -1,35 +1,30 @@
 // SPDX-License-Identifier: MIT
 /*
  * The migration states of Linux 5.18 and later: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, and a data fd
- * for each session; with pre-copy since 6.2.
+ * for each session; with pre-copy since 6.2. Ways through states that a device does not have are
+ * the kernel's matter, and no such state is asked for here.
  */
-#include <array>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include <linux/vfio.h>
 
-#include "device_state/calls.hpp"
+#include "device_state/protocol.hpp"
 #include "device_state/record.hpp"
+#include "tracking/vfio_arguments.hpp"
 
 namespace pvdirty {
 
 namespace {
 
-/* With its payload right behind the header, as the kernel wants it. @returns -errno, or 0 */
+/* @returns -errno, or 0 and what the kernel made of the payload */
 template <class Payload>
 int feature(const DeviceFd& device, std::uint32_t flags, Payload& payload) {
-    alignas(8) std::array<std::uint8_t, sizeof(vfio_device_feature) + sizeof(Payload)> bytes{};
-    vfio_device_feature header{};
-    header.argsz = bytes.size();
-    header.flags = flags;
-    std::memcpy(bytes.data(), &header, sizeof(header));
-    std::memcpy(bytes.data() + sizeof(header), &payload, sizeof(payload));
-    const int result = device.ioctl(VFIO_DEVICE_FEATURE, bytes.data());
+    auto arguments = vfio::feature(flags, payload);
+    const int result = device.ioctl(VFIO_DEVICE_FEATURE, arguments.data());
     if (result >= 0) {
-        std::memcpy(&payload, bytes.data() + sizeof(header), sizeof(payload));
+        payload = arguments.tail();
     }
     return result;
 }
@@ -46,8 +41,12 @@ std::string name(std::uint32_t state) {
         return "STOP_COPY";
     case VFIO_DEVICE_STATE_RESUMING:
         return "RESUMING";
+    case VFIO_DEVICE_STATE_RUNNING_P2P:
+        return "RUNNING_P2P";
     case VFIO_DEVICE_STATE_PRE_COPY:
         return "PRE_COPY";
+    case VFIO_DEVICE_STATE_PRE_COPY_P2P:
+        return "PRE_COPY_P2P";
     default:
         return std::to_string(state);
     }
@@ -56,38 +55,38 @@ std::string name(std::uint32_t state) {
 class StatesProtocol final : public DeviceStateProtocol {
 public:
     StatesProtocol(int fd, DeviceCalls calls, std::uint64_t flags)
-        : calls_(std::move(calls)), device_(calls_, fd),
-          pre_copy_((flags & VFIO_MIGRATION_PRE_COPY) != 0) {}
+        : DeviceStateProtocol(fd, std::move(calls)),
+          pre_copy_((flags & VFIO_MIGRATION_PRE_COPY) != 0),
+          p2p_((flags & VFIO_MIGRATION_P2P) != 0) {}
     StatesProtocol(const StatesProtocol&) = delete;
     StatesProtocol& operator=(const StatesProtocol&) = delete;
-    ~StatesProtocol() override { close_data(); }
+    ~StatesProtocol() override { end_session(); }
 
     [[nodiscard]] DeviceProtocol kind() const noexcept override { return DeviceProtocol::states; }
 
-    Result<bool> running() override;
-    Result<void> begin_pre_copy() override;
+    Result<DeviceActivity> activity() override;
+    Result<void> begin_pre_copy(DeviceActivity activity) override;
     Result<DevicePending> pending(bool stopped) override;
     Result<std::uint64_t> save_data(DeviceStreamWriter& out, bool stopped) override;
+    Result<void> quiesce() override;
     Result<void> stop() override;
     Result<void> begin_stop_copy() override;
     Result<void> end_stop_copy() override;
     Result<void> begin_load() override;
     Result<void> load_data(DeviceStreamReader& in, std::uint64_t len) override;
     Result<void> end_load() override;
-    Result<void> run() override;
-    Result<void> settle(bool run, bool reset) override;
+    Result<void> run(DeviceActivity to) override;
 
 private:
+    void end_session() override;
+    Result<void> leave(DeviceActivity to) override;
     Result<std::uint32_t> state();
     Result<void> set_state(std::uint32_t value, bool begins_session);
-    void close_data();
-    std::span<std::uint8_t> buffer(std::uint64_t len);
+    [[nodiscard]] std::uint32_t state_of(DeviceActivity activity) const noexcept;
 
-    DeviceCalls calls_;
-    DeviceFd device_;
     bool pre_copy_;
+    bool p2p_;         // has the P2P quiescent states
     int data_fd_ = -1; // of the session
-    std::vector<std::uint8_t> buffer_;
 };
 
 Result<std::uint32_t> StatesProtocol::state() {
@@ -120,35 +119,50 @@ Result<void> StatesProtocol::set_state(std::uint32_t value, bool begins_session)
                               (begins_session ? " gave no data fd" : " gave another data fd"));
     }
     if (begins_session) {
-        close_data();
+        end_session();
         data_fd_ = state.data_fd;
     }
     return {};
 }
 
-void StatesProtocol::close_data() {
+void StatesProtocol::end_session() {
     if (data_fd_ >= 0) {
         calls_.close(std::exchange(data_fd_, -1));
     }
 }
 
-std::span<std::uint8_t> StatesProtocol::buffer(std::uint64_t len) {
-    buffer_.resize(device_chunk_bytes);
-    return std::span(buffer_).first(static_cast<std::size_t>(len));
+/* Outside of a session. */
+std::uint32_t StatesProtocol::state_of(DeviceActivity activity) const noexcept {
+    if (activity == DeviceActivity::stopped) {
+        return VFIO_DEVICE_STATE_STOP;
+    }
+    return activity == DeviceActivity::quiesced && p2p_ ? VFIO_DEVICE_STATE_RUNNING_P2P
+                                                        : VFIO_DEVICE_STATE_RUNNING;
 }
 
-Result<bool> StatesProtocol::running() {
-    return state().and_then([](std::uint32_t now) -> Result<bool> {
-        if (now != VFIO_DEVICE_STATE_RUNNING && now != VFIO_DEVICE_STATE_STOP) {
+Result<DeviceActivity> StatesProtocol::activity() {
+    return state().and_then([](std::uint32_t now) -> Result<DeviceActivity> {
+        switch (now) {
+        case VFIO_DEVICE_STATE_RUNNING:
+            return DeviceActivity::running;
+        case VFIO_DEVICE_STATE_RUNNING_P2P:
+            return DeviceActivity::quiesced;
+        case VFIO_DEVICE_STATE_STOP:
+            return DeviceActivity::stopped;
+        default:
             return tl::unexpected("the device is in the migration state " + name(now) +
                                   ", neither RUNNING nor STOP");
         }
-        return now == VFIO_DEVICE_STATE_RUNNING;
     });
 }
 
-Result<void> StatesProtocol::begin_pre_copy() {
-    return pre_copy_ ? set_state(VFIO_DEVICE_STATE_PRE_COPY, true) : Result<void>{};
+Result<void> StatesProtocol::begin_pre_copy(DeviceActivity activity) {
+    if (!pre_copy_) {
+        return {};
+    }
+    return set_state(activity == DeviceActivity::quiesced ? VFIO_DEVICE_STATE_PRE_COPY_P2P
+                                                          : VFIO_DEVICE_STATE_PRE_COPY,
+                     true);
 }
 
 Result<DevicePending> StatesProtocol::pending(bool stopped) {
@@ -192,6 +206,14 @@ Result<std::uint64_t> StatesProtocol::save_data(DeviceStreamWriter& out, bool st
     });
 }
 
+Result<void> StatesProtocol::quiesce() {
+    if (!p2p_) {
+        return {};
+    }
+    return set_state(data_fd_ >= 0 ? VFIO_DEVICE_STATE_PRE_COPY_P2P : VFIO_DEVICE_STATE_RUNNING_P2P,
+                     false);
+}
+
 Result<void> StatesProtocol::stop() {
     // In a session, PRE_COPY to STOP would end it. That to STOP_COPY keeps its fd.
     return set_state(data_fd_ >= 0 ? VFIO_DEVICE_STATE_STOP_COPY : VFIO_DEVICE_STATE_STOP, false);
@@ -202,7 +224,7 @@ Result<void> StatesProtocol::begin_stop_copy() {
 }
 
 Result<void> StatesProtocol::end_stop_copy() {
-    return set_state(VFIO_DEVICE_STATE_STOP, false).map([this] { close_data(); });
+    return set_state(VFIO_DEVICE_STATE_STOP, false).map([this] { end_session(); });
 }
 
 Result<void> StatesProtocol::begin_load() {
@@ -210,36 +232,26 @@ Result<void> StatesProtocol::begin_load() {
 }
 
 Result<void> StatesProtocol::load_data(DeviceStreamReader& in, std::uint64_t len) {
-    const auto bytes = buffer(len);
+    const auto bytes = buffer(static_cast<std::size_t>(len));
     return in.payload(bytes).and_then(
         [&] { return DeviceFd(calls_, data_fd_).write(bytes, "writing device data"); });
 }
 
 Result<void> StatesProtocol::end_load() {
-    return set_state(VFIO_DEVICE_STATE_STOP, false).map([this] { close_data(); });
+    return set_state(VFIO_DEVICE_STATE_STOP, false).map([this] { end_session(); });
 }
 
-Result<void> StatesProtocol::run() {
-    return set_state(VFIO_DEVICE_STATE_RUNNING, false);
+Result<void> StatesProtocol::run(DeviceActivity to) {
+    return set_state(state_of(to), false);
 }
 
-Result<void> StatesProtocol::settle(bool run, bool reset) {
-    close_data();
-    const std::uint32_t target = run ? VFIO_DEVICE_STATE_RUNNING : VFIO_DEVICE_STATE_STOP;
-    if (!reset) {
+Result<void> StatesProtocol::leave(DeviceActivity to) {
+    return state().and_then([&](std::uint32_t now) -> Result<void> {
         // RESUMING can be given up by a reset only: leaving it would load what has come.
-        const auto now = state();
-        if (now && *now != VFIO_DEVICE_STATE_ERROR && *now != VFIO_DEVICE_STATE_RESUMING &&
-            set_state(target, false)) {
-            return {};
+        if (now == VFIO_DEVICE_STATE_ERROR || now == VFIO_DEVICE_STATE_RESUMING) {
+            return tl::unexpected("the device is in the migration state " + name(now));
         }
-    }
-    if (const int result = device_.ioctl(VFIO_DEVICE_RESET, nullptr); result < 0) {
-        return failed("VFIO_DEVICE_RESET", result);
-    }
-    was_reset_ = true;
-    return running().and_then([&](bool runs) -> Result<void> {
-        return runs == run ? Result<void>{} : set_state(target, false);
+        return set_state(state_of(to), false);
     });
 }
 

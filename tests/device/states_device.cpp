@@ -220,6 +220,9 @@ int StatesDevice::feature(void* argument, Fault fault) {
 
 /* A transfer that falls short is here a change that fails after its first step. */
 int StatesDevice::set_state(State target, int& fd, Fault fault) {
+    if (!has_state(target)) {
+        violations.emplace_back("asks for a state that it does not have");
+    }
     while (state != target) {
         const auto next = next_state(state, target);
         if (!next) {

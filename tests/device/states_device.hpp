@@ -52,6 +52,10 @@ public:
                state == pre_copy_p2p;
     }
     [[nodiscard]] bool rests() const override { return state == stopped; }
+    /** Could be kept from DMA to other devices, and is not. */
+    [[nodiscard]] bool begins_p2p() const {
+        return traits_.p2p && (state == running || state == pre_copy);
+    }
     void pause() override { state = stopped; }
     [[nodiscard]] std::size_t held() const override { return open_.size(); }
 

@@ -154,6 +154,10 @@ void migrate(bool region, const Bend& bend = {}) {
     const bool as_before = !saved || pair.source->runs() == !paused;
     RC_ASSERT(as_before);
     if (saved && below(2) == 0) {
+        saved = source->quiesce();
+        RC_ASSERT(pair.source->runs() == !paused);
+    }
+    if (saved && below(2) == 0) {
         saved = source->stop();
     }
     const Bytes config(below(3));
@@ -166,6 +170,10 @@ void migrate(bool region, const Bend& bend = {}) {
     RC_ASSERT(pair.destination->taken() == pair.expected);
     RC_ASSERT(destination->config() == config);
     RC_ASSERT_FALSE(pair.destination->runs());
+    if (below(2) == 0) {
+        RC_ASSERT(destination->run_quiesced().has_value());
+        RC_ASSERT(pair.destination->runs());
+    }
     RC_ASSERT(destination->run().has_value());
     RC_ASSERT(pair.destination->runs());
     for (const auto* device : {pair.source.get(), pair.destination.get()}) {
@@ -193,6 +201,9 @@ void migrate_with_fault(bool region, unsigned& errors, const Bend& bend = {}) {
     Done done = source->save_setup(stream.sink());
     setup = done.has_value();
     done = done.and_then([&] { return any_pre_copy(*source, stream, *pair.source); });
+    if (below(2) == 0) {
+        done = done.and_then([&] { return source->quiesce(); });
+    }
     stopped = done.has_value();
     done = done.and_then([&] { return source->save_complete(stream.sink(), {}); });
     pair.source->faults.none();

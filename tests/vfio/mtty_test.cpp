@@ -22,8 +22,8 @@ using pvdirty::system_calls;
 
 namespace {
 
-std::unique_ptr<DeviceState> open(Mtty& device, DeviceCalls calls = system_calls()) {
-    auto state = DeviceState::open(device.fd(), std::move(calls));
+std::unique_ptr<DeviceState> open(Mtty& device, const DeviceCalls& calls = system_calls()) {
+    auto state = DeviceState::open(device.fd(), calls);
     if (!state) {
         throw std::runtime_error(state.error());
     }

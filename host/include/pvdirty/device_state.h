@@ -75,6 +75,12 @@ bool pvd_device_save_pending(struct pvd_device_state* ds, struct pvd_device_pend
 bool pvd_device_save_iterate(struct pvd_device_state* ds, pvd_stream_out* out, void* opaque,
                              uint64_t* sent, char* why, size_t why_len) PVD_NOEXCEPT;
 /**
+ * The device begins no DMA to other devices, and takes theirs, if it has such a
+ * state. With the VM's CPUs stopped, on all devices before one of them stops;
+ * not needed for one alone.
+ */
+bool pvd_device_quiesce(struct pvd_device_state* ds, char* why, size_t why_len) PVD_NOEXCEPT;
+/**
  * The device stops. With the VM's CPUs stopped, before the last read of the
  * dirty bitmap; also whenever the VM is paused.
  */
@@ -103,6 +109,8 @@ const uint8_t* pvd_device_config(const struct pvd_device_state* ds, size_t* len)
 
 /** Ends what was begun, whether it succeeded or not. */
 bool pvd_device_state_cleanup(struct pvd_device_state* ds, char* why, size_t why_len) PVD_NOEXCEPT;
+/** The first half of pvd_device_run(), on all devices of a VM before one of them runs. */
+bool pvd_device_run_quiesced(struct pvd_device_state* ds, char* why, size_t why_len) PVD_NOEXCEPT;
 /** The VM goes on here: the device runs. */
 bool pvd_device_run(struct pvd_device_state* ds, char* why, size_t why_len) PVD_NOEXCEPT;
 /** A reset has cost the device its state. */

@@ -72,6 +72,17 @@ struct DevicePending {
     friend bool operator==(const DevicePending&, const DevicePending&) = default;
 };
 
+/** What a device may do. */
+enum class DeviceActivity : std::uint8_t {
+    running,
+    /**
+     * It runs, and takes DMA of other devices, but begins none to them: VFIO's P2P quiescent state.
+     * A device without it runs.
+     */
+    quiesced,
+    stopped, /**< no DMA, no interrupts */
+};
+
 class DeviceStateProtocol; // host/device_state/protocol.hpp
 class DeviceStreamReader;  // host/device_state/record.hpp
 class DeviceStreamWriter;
@@ -85,11 +96,15 @@ class DeviceStreamWriter;
  * whole, cleanup(), run() with the VM. A VM that is paused all along is saved by the same calls,
  * and its device never runs.
  *
+ * Several devices of a VM may do DMA to each other, and one that is stopped cannot take any. So
+ * quiesce() must have succeeded on all of them before the first stop(), and run_quiesced() before
+ * the first run(). When stop() fails on one, the others are to be stopped all the same.
+ *
  * Errors: one line that says what failed and why, and what became of the device if that is not what
  * the table in FORMAT.md says: a failed call leaves it running if it ran, except in stop(),
- * save_complete() and load(), which leave it stopped. What the kernel lets be recovered by nothing
- * else is reset (device_was_reset()); when that fails too, every later call is refused but
- * cleanup(), which tries once more.
+ * save_complete(), load(), run_quiesced() and run(), which leave it stopped. What the kernel lets
+ * be recovered by nothing else is reset (device_was_reset()); when that fails too, every later call
+ * is refused but cleanup(), which tries once more.
  *
  * Threads: calls must be serialised by the caller, except lock(), try_lock() and unlock().
  */
@@ -101,7 +116,7 @@ public:
      *          does not allow
      */
     static tl::expected<std::unique_ptr<DeviceState>, std::string>
-    open(int device_fd, DeviceCalls calls, DeviceStateLimits limits = {});
+    open(int device_fd, const DeviceCalls& calls, DeviceStateLimits limits = {});
 
     DeviceState(const DeviceState&) = delete;
     DeviceState& operator=(const DeviceState&) = delete;
@@ -119,6 +134,11 @@ public:
      * @returns bytes of device data; 0: nothing for now
      */
     tl::expected<std::uint64_t, std::string> save_iterate(const ByteSink& out);
+    /**
+     * The device is quiesced if it runs and can be; a stopped one stays so. To be called on all
+     * devices of a VM with its CPUs stopped, before the first stop(). Not needed for one alone.
+     */
+    tl::expected<void, std::string> quiesce();
     /**
      * The device stops: no DMA, no interrupts. To be called with the VM's CPUs stopped and *before*
      * the last read of the dirty bitmap. Also without a migration, when the VM is paused.
@@ -141,12 +161,18 @@ public:
     [[nodiscard]] const std::vector<std::uint8_t>& config() const noexcept { return config_; }
 
     /**
-     * Ends what was begun. A save that is not complete: the device runs if it was not stopped. A
-     * load that is not whole: the device is reset and stopped. Harmless at any time.
+     * Ends what was begun. A save that is not complete: the device runs, or is quiesced or stopped
+     * as these calls have left it. A load that is not whole: the device is reset and stopped.
+     * Harmless at any time.
      */
     tl::expected<void, std::string> cleanup();
 
-    /** The VM goes on here: the device runs. Refused while a stopped device is being saved. */
+    /**
+     * The first half of run(), for all devices of a VM before the first run(): the device runs,
+     * quiesced if it can be. Refused while it is being saved.
+     */
+    tl::expected<void, std::string> run_quiesced();
+    /** The VM goes on here: the device runs. Refused while one that does not is being saved. */
     tl::expected<void, std::string> run();
 
     /** A reset has cost the device its state since open(). */
@@ -174,19 +200,22 @@ private:
 
     DeviceState(std::unique_ptr<DeviceStateProtocol> protocol, DeviceStateLimits limits);
 
+    tl::unexpected<std::string> fail(std::string why, DeviceActivity to, bool reset);
     tl::unexpected<std::string> fail_save(std::string why);
     tl::unexpected<std::string> fail_stopped(Phase next, std::string why, bool reset);
-    tl::expected<void, std::string> settle(bool running, bool reset);
+    tl::expected<void, std::string> settle(DeviceActivity to, bool reset);
     [[nodiscard]] tl::expected<void, std::string> expect(Phase phase, const char* call) const;
+    tl::expected<void, std::string> look();
     tl::expected<void, std::string> stop_device();
+    tl::expected<void, std::string> start_device(DeviceActivity to, const char* call);
     tl::expected<bool, std::string> load_section(const ByteSource& in);
 
     std::mutex mutex_;
     std::unique_ptr<DeviceStateProtocol> protocol_;
     DeviceStateLimits limits_;
     Phase phase_ = Phase::idle;
-    bool stopped_ = false; // by stop(), or before the save began
-    bool broken_ = false;  // even a reset failed
+    DeviceActivity activity_ = DeviceActivity::running; // in a save: as calls have left it
+    bool broken_ = false;                               // even a reset failed
     std::unique_ptr<DeviceStreamWriter> writer_;
     std::unique_ptr<DeviceStreamReader> reader_;
     std::vector<std::uint8_t> config_;

@@ -65,6 +65,10 @@ TEST_CASE("device C API: a device from one host to another", "[device-capi]") {
     CHECK(ok(pvd_device_save_iterate(ds, out, &stream, &sent, why.data(), why.size())));
     CHECK(sent != 0);
     CHECK(device->runs());
+    CHECK(ok(pvd_device_quiesce(ds, why.data(), why.size())));
+    CHECK(device->runs());
+    const auto* states = dynamic_cast<const StatesDevice*>(device.get());
+    CHECK((states == nullptr || states->state == StatesDevice::pre_copy_p2p));
     CHECK(ok(pvd_device_stop(ds, why.data(), why.size())));
     CHECK_FALSE(device->runs());
     const std::array<uint8_t, 2> config{4, 2};
@@ -87,7 +91,12 @@ TEST_CASE("device C API: a device from one host to another", "[device-capi]") {
     size_t len = 0;
     const uint8_t* taken = pvd_device_config(to, &len);
     CHECK(Bytes(taken, taken + len) == Bytes{4, 2});
+    CHECK(ok(pvd_device_run_quiesced(to, why.data(), why.size())));
+    CHECK(other->runs());
+    states = dynamic_cast<const StatesDevice*>(other.get());
+    CHECK((states == nullptr || states->state == StatesDevice::running_p2p));
     CHECK(ok(pvd_device_run(to, why.data(), why.size())));
+    CHECK((states == nullptr || states->state == StatesDevice::running));
     CHECK(other->runs());
     // Nothing more comes.
     whole = true;

@@ -155,6 +155,7 @@ TEST_CASE("device state: a save can be given up at any point", "[device-state]")
     const DeviceKind& kind = any_kind();
     CAPTURE(kind.name);
     const int calls = GENERATE(range(0, 5));
+    const bool quiesces = GENERATE(true, false);
     Side source(kind);
     MemoryStream stream;
     if (calls > 0) {
@@ -162,6 +163,11 @@ TEST_CASE("device state: a save can be given up at any point", "[device-state]")
     }
     if (calls > 1) {
         REQUIRE(source.state->save_iterate(stream.sink()));
+    }
+    if (calls > 1 && quiesces) {
+        REQUIRE(source.state->quiesce());
+        CHECK(source.device->runs());
+        CHECK_THAT(why(source.state->run_quiesced()), Contains("a save has begun"));
     }
     if (calls > 2) {
         REQUIRE(source.state->stop());
@@ -202,6 +208,7 @@ TEST_CASE("device state: any access that fails leaves the source as documented",
                         return source.state->save_iterate(stream.sink()).map([](const auto&) {});
                     });
                 }
+                begun = begun.and_then([&] { return source.state->quiesce(); });
                 had_stopped = begun.has_value();
                 return begun.and_then([&] { return source.state->stop(); }).and_then([&] {
                     return source.state->save_complete(stream.sink(), {});
@@ -318,7 +325,8 @@ TEST_CASE("device state: a device that nothing recovers must not be used", "[dev
     }
     CHECK_THAT(message, Contains("must not be used: VFIO_DEVICE_RESET failed"));
     for (const Done& refused :
-         {side.state->run(), side.state->stop(), side.state->save_setup(stream.sink())}) {
+         {side.state->run(), side.state->stop(), side.state->save_setup(stream.sink()),
+          side.state->quiesce(), side.state->run_quiesced()}) {
         CHECK_THAT(why(refused), Contains("could not be reset"));
     }
     CHECK_THAT(why(side.state->cleanup()), Contains("VFIO_DEVICE_RESET failed"));

@@ -40,17 +40,22 @@ TEST_CASE("migration states: the model goes the kernel's ways", "[device-states]
     const std::vector<Way> ways = {
         {S::pre_copy, S::stop_copy, {S::pre_copy_p2p}},
         {S::pre_copy, S::stopped, {S::running, S::running_p2p}},
+        {S::pre_copy, S::running_p2p, {S::running}},
         {S::pre_copy, S::resuming, {S::running, S::running_p2p, S::stopped}},
         {S::pre_copy_p2p, S::running, {S::running_p2p}},
+        {S::pre_copy_p2p, S::stopped, {S::running_p2p}},
         {S::resuming, S::running, {S::stopped, S::running_p2p}},
         {S::resuming, S::stop_copy, {S::stopped}},
         {S::running, S::stopped, {S::running_p2p}},
         {S::running, S::resuming, {S::running_p2p, S::stopped}},
         {S::running, S::stop_copy, {S::running_p2p, S::stopped}},
+        {S::running, S::pre_copy_p2p, {S::running_p2p}},
+        {S::running_p2p, S::pre_copy, {S::running}},
         {S::stopped, S::pre_copy, {S::running_p2p, S::running}},
         {S::stopped, S::running, {S::running_p2p}},
         {S::stop_copy, S::resuming, {S::stopped}},
         {S::stop_copy, S::running, {S::stopped, S::running_p2p}},
+        {S::stop_copy, S::running_p2p, {S::stopped}},
     };
     const StatesDevice all({.pre_copy = true, .p2p = true});
     for (const Way& way : ways) {
