@@ -24,6 +24,7 @@ import policies
 import provisioning
 import runs
 import soak
+import type1
 from support import main
 
 from harness.linux import BUILT_IN
@@ -82,6 +83,7 @@ for module in (
     mid_migration,
     migrate_command,
     plugged_memory,
+    type1,
 ):
     CASES |= module.CASES
 

@@ -210,6 +210,8 @@ def demo_real() -> None:
 
 BOTH = "nvme+e1000e"
 RING = ("--dirty-ring", "4096")
+# The guest's marks by VFIO's type1 calls: tests/e2e/type1_harvest.c.
+TYPE1 = ("--plugin", str(BUILD / "host" / "libpvdirty-qemu-type1.so"))
 NO_PROTECT = ("--shim", "no-manual-protect")
 
 CASES = {
@@ -228,6 +230,7 @@ CASES = {
     "clean-and-touch": _of(modes="clean,touch"),
     "guest-6.12": _of("--kernel", "6.12", modes="log,off"),
     "dirty-ring": _of(*RING, modes="log,off,touch"),
+    "type1": _of(*TYPE1),
     "no-manual-protect": _of(*NO_PROTECT, modes="log,off,touch"),
     "pvclock": lambda: _no_rows("pvclock.py"),
     "measure": measure,

@@ -23,7 +23,7 @@ from harness.progress import Progress  # noqa: E402
 from harness.pvdirty import Command, Ended, operator, with_operator  # noqa: E402
 from harness.qmp import QmpClosed, QmpError, QmpSilent  # noqa: E402
 from harness.rundir import RunDir  # noqa: E402
-from harness.vm import PORTS, Vm, VmConfig  # noqa: E402
+from harness.vm import PLUGIN, PORTS, Vm, VmConfig  # noqa: E402
 
 SHIM = BUILD / "host" / "tests" / "nested" / "libkvm-shim.so"
 RESULTS = Path(os.environ.get("OUTER_RESULTS", "/nonexistent"))
@@ -67,6 +67,7 @@ class Setup:
     native: bool = False  # PCIe's own hot-plug, not ACPI's
     kvmclock: bool = False
     dirty_ring: int = 0  # entries; 0 for the bitmap log
+    plugin: Path = PLUGIN
     shim: str = ""  # what kvm-shim.c does
     kernel_options: str = ""
 
@@ -81,6 +82,7 @@ class Setup:
             load_module=self.mode != "off",
             kernel_options=self.kernel_options,
             port_options=_PORT_OPTIONS.get(self.mode, ""),
+            plugins=(self.plugin,),
             disk_writes=False,  # the destination's disk is another one
         )
 

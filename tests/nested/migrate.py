@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import inner
@@ -18,6 +19,7 @@ from inner import Pair, Setup, ask, expect, pair, with_second_try
 from harness import report
 from harness.base import EXIT_FAILED, HarnessError
 from harness.run import MODES
+from harness.vm import PLUGIN
 
 DRIVERS = ("nvme", "e1000e")
 
@@ -103,6 +105,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--native", action="store_true", help="PCIe's hot-plug, not ACPI's")
     parser.add_argument("--dirty-ring", type=int, default=0, metavar="ENTRIES")
     parser.add_argument("--shim", default="", metavar="WORD", help="see kvm-shim.c")
+    parser.add_argument("--plugin", type=Path, default=PLUGIN, help="another one than ours")
     parser.add_argument("--repeat", type=int, default=1, metavar="N")
     parser.add_argument("--quiet", action="store_true", help="show progress alone")
     return parser.parse_args()
@@ -127,6 +130,7 @@ def main() -> int:
                 native=options.native,
                 dirty_ring=options.dirty_ring,
                 shim=options.shim,
+                plugin=options.plugin,
             )
             title = mode if options.repeat == 1 else f"{mode} {number + 1}"
             try:
