@@ -7,12 +7,13 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[3]
 DOCUMENTS = ("host/tracking/README.md", "host/device_state/QUESTIONS.md")
+LABELS = ("e2e", "nested")
 SOURCES = ("tests/unit/tracking", "tests/unit/device_state", "tests/property", "tests/conformance")
 WITHOUT = re.compile(r"none\b|the next table$")  # said in so many words
 
 
 def names() -> set[str]:
-    """Names of test cases and of the table's rows."""
+    """Names of test cases, of the table's rows, and of other labels' cases."""
     found: set[str] = set()
     for path in [p for folder in SOURCES for p in (TOP / folder).rglob("*.cpp")]:
         text = re.sub(r'"\s*\n\s*"', "", path.read_text(encoding="utf-8"))
@@ -20,6 +21,9 @@ def names() -> set[str]:
             re.sub(r'\\"', '"', name)
             for name in re.findall(r'(?:TEST_CASE\(|\{)"((?:[^"\\]|\\.)*)"', text)
         }
+    for label in LABELS:
+        text = (TOP / "tests" / label / "CMakeLists.txt").read_text(encoding="utf-8")
+        found |= {f"{label}.{name}" for name in re.findall(r"^pvdirty_\w+\(([\w.-]+)", text, re.M)}
     return found
 
 
