@@ -3,6 +3,7 @@
 
 import contextlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
+from harness import guest_image  # noqa: E402
 from harness.base import BUILD, HarnessError  # noqa: E402
+from harness.devices import DISK  # noqa: E402
 from harness.progress import Progress  # noqa: E402
 from harness.rundir import RunDir  # noqa: E402
 from harness.topology import PORTS, ROOT_BUS  # noqa: E402
@@ -29,6 +32,7 @@ ORDER_SECONDS = 300
 PARAMETER = "/sys/module/dma_cost/parameters/measure"
 INSERT = "insmod /modules/dma_cost.ko"
 LOAD = "load_module pvdirty.ko"
+BASE = "without"  # the state that others are compared with
 # Ten instructions that do nothing show whether the clock counts instructions.
 KNOWN = ("ten", 10)
 
@@ -121,7 +125,10 @@ def machine(config: VmConfig, name: str) -> Iterator[Machine]:
     """Boots one."""
     progress = Progress(name)
     with RunDir(name, keep=True) as directory:
-        argv = config.command_line("guest", directory.path / "disk.img", incoming=False)
+        disk = directory.path / "disk.img"
+        if config.driver(DISK):
+            shutil.copyfile(guest_image.disk_content(), disk)
+        argv = config.command_line("guest", disk, incoming=False)
         with Vm("guest", argv, directory.path) as vm:
             vm.wait(
                 "ready guest",

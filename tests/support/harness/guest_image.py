@@ -23,10 +23,11 @@ EXTRA = {
     "vfio": ("vfio_pci",),
 }
 GUEST = SUPPORT / "guest"
+BENCH = TOP / "tests" / "bench" / "guest"
 # Modules for tests, and where their sources are.
 TEST_MODULES = {
     "edu_dma": GUEST / "kmod",
-    "dma_cost": TOP / "tests" / "bench" / "guest",
+    "dma_cost": BENCH,
     "dma_log": TOP / "tests" / "vfio" / "kmod",
 }
 OWN_KERNELS = ("dma_cost",)  # also for kernels of our own
@@ -87,7 +88,7 @@ def module_order(modules: Path, names: Iterable[str]) -> list[Path]:
 def _program(name: str, sources: list[Path]) -> Path:
     """Compiles a program for the guest, statically; returns it."""
     out = BUILD / "guest" / name
-    newest = max(p.stat().st_mtime for p in GUEST.glob("*.[ch]"))
+    newest = max(p.stat().st_mtime for p in sources[0].parent.glob("*.[ch]"))
     if not out.exists() or out.stat().st_mtime < newest:
         out.parent.mkdir(parents=True, exist_ok=True)
         flags = ["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror"]
@@ -100,7 +101,7 @@ def _programs() -> list[Path]:
     """The workload, and what some tests need beside it."""
     single = [GUEST / "kexec.c", GUEST / "edu.c"]
     load = sorted(p for p in GUEST.glob("*.c") if p not in single)
-    return [_program("load", load), *(_program(p.stem, [p]) for p in single)]
+    return [_program("load", load), *(_program(p.stem, [p]) for p in (*single, BENCH / "io.c"))]
 
 
 def _disk() -> None:

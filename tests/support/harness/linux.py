@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command
@@ -121,6 +122,17 @@ def out_of(name: str) -> Path:
     if name in VFIO:
         return LINUX / VFIO[name] / "vfio"
     return LINUX / OURS[name] / ("out" if name in BUILT_IN else "without")
+
+
+def functions(name: str) -> set[str]:
+    """Names of pvdirty's functions in a kernel of ours that has it."""
+    objects = sorted((out_of(name) / "kernel" / "dma" / "pvdirty").rglob("*.o"))
+    argv = ["nm", "--defined-only", *objects]
+    listed = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+    names = set(re.findall(r" [tT] (\S+)$", listed, re.MULTILINE))
+    if "__pvdirty_unmap" not in names:
+        raise HarnessError(f"{name} has no hook of pvdirty: {sorted(names)}")
+    return names
 
 
 def build(name: str) -> None:
