@@ -224,7 +224,8 @@ Whole I/Os, from the system call of a program to its return, are counted by a pl
 pvdirty's code. Of the module these stand in part for some of the DMA core's. Idle time does not \
 count: while the program waits, another one runs, whose loop is left out. The reads go past the page \
 cache, a frame carries a UDP datagram, and the program is [guest/io.c](guest/io.c). How often an \
-interrupt comes differs, so two runs may differ by 10 %; pvdirty's own part hardly does.
+interrupt comes differs, so two runs may differ by 10 %; the figure is the mean. `./check bench \
+--full` measures them.
 """
 SAID = {False: "For a pair, more than without pvdirty:", True: "pvdirty's own part of an I/O:"}
 

@@ -45,10 +45,11 @@ class Loop:
 # The columns.
 LOOPS = {
     "read": Loop("NVMe: 4 KiB read", f"read {DISK} 512", 512),
-    "alone": Loop("e1000e: frame sent, frame received", f"receive {HOST_IP} 128 1", 128),
+    "alone": Loop("e1000e: frame sent, frame received", f"receive {HOST_IP} 256 1", 256),
     "stream": Loop(f"e1000e: frame of {STREAM} received", f"receive {HOST_IP} 4096 {STREAM}", 4096),
 }
-# Of two runs: how many frames an interrupt brings, and how long the host takes, is not up to us.
+# Of two runs: how many frames an interrupt brings and how long the host takes is not up to us, and
+# new buffers are mapped by sixteens.
 SPREAD = 0.1
 Ranges = Sequence[range]
 USER = range(1 << 47)
