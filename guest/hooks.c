@@ -92,7 +92,8 @@ static pvd_aside void map_any(struct device *dev, dma_addr_t addr, size_t size)
 	struct pvd_layer *layer = any_layer(dev);
 
 	if (layer && addr != DMA_MAPPING_ERROR)
-		pvd_range_hold(layer, layer->log, to_phys(layer, addr), size);
+		pvd_range_hold(layer, READ_ONCE(layer->log),
+			       to_phys(layer, addr), size);
 }
 
 static pvd_aside void unmap_any(struct device *dev, dma_addr_t addr,
@@ -101,7 +102,8 @@ static pvd_aside void unmap_any(struct device *dev, dma_addr_t addr,
 	struct pvd_layer *layer = any_layer(dev);
 
 	if (layer)
-		pvd_range_release(layer->log, to_phys(layer, addr), size);
+		pvd_range_release(READ_ONCE(layer->log), to_phys(layer, addr),
+				  size);
 }
 
 static pvd_aside void sync_any(struct device *dev, dma_addr_t addr, size_t size)
@@ -109,28 +111,29 @@ static pvd_aside void sync_any(struct device *dev, dma_addr_t addr, size_t size)
 	struct pvd_layer *layer = any_layer(dev);
 
 	if (layer)
-		pvd_range_sync(layer->log, to_phys(layer, addr), size);
+		pvd_range_sync(READ_ONCE(layer->log), to_phys(layer, addr),
+			       size);
 }
 
 /* What is done with bytes that a device may write. */
 static __always_inline void map(struct device *dev, struct pvd_layer *layer,
 				dma_addr_t addr, size_t size)
 {
-	if (!pvd_page_part_hold(layer->plain, addr, size))
+	if (!pvd_page_part_hold(READ_ONCE(layer->plain), addr, size))
 		map_any(dev, addr, size);
 }
 
 static __always_inline void unmap(struct device *dev, struct pvd_layer *layer,
 				  dma_addr_t addr, size_t size)
 {
-	if (!pvd_page_part_release(layer->plain, addr, size))
+	if (!pvd_page_part_release(READ_ONCE(layer->plain), addr, size))
 		unmap_any(dev, addr, size);
 }
 
 static __always_inline void sync(struct device *dev, struct pvd_layer *layer,
 				 dma_addr_t addr, size_t size)
 {
-	if (!pvd_page_part_sync(layer->plain, addr, size))
+	if (!pvd_page_part_sync(READ_ONCE(layer->plain), addr, size))
 		sync_any(dev, addr, size);
 }
 
@@ -293,6 +296,7 @@ struct pvd_layer *pvd_attach_new(struct device *dev)
 u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 {
 	u8 reason = pvd_obstacle(layer->dev, NULL);
+	struct pvd_log *log;
 
 	if (!reason)
 		reason = take_ranges(layer);
@@ -300,8 +304,10 @@ u8 pvd_attach_bind(struct pvd_layer *layer, u32 features)
 		pvd_attach_remove(layer);
 		return reason;
 	}
-	layer->log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
-	layer->plain = layer->ranges ? NULL : layer->log;
+	log = features & PVDIRTY_FEATURES_LOG ? &pvdirty.log : NULL;
+	/* The driver before may just be freeing something late. */
+	WRITE_ONCE(layer->log, log);
+	WRITE_ONCE(layer->plain, layer->ranges ? NULL : log);
 	layer->wants_sync = !(features & BIT(PVDIRTY_F_INFLIGHT));
 	if (layer->wants_sync)
 		pvd_want_sync(layer->dev);

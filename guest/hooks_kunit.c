@@ -73,7 +73,7 @@ static void map_single(struct kunit *test)
 	__pvdirty_map(&td->dev, m->addr, m->size, m->dir);
 	KUNIT_EXPECT_EQ(test, test_counted(td->t, 0, TEST_LAST), m->pages);
 	if (m->addr == DMA_MAPPING_ERROR)
-		return; /* never given back */
+		return; /* given back in never_mapped() */
 	td->t->ctl->logging = cpu_to_le32(1);
 	__pvdirty_sync(&td->dev, m->addr, m->size, m->dir);
 	KUNIT_EXPECT_EQ(test, test_marked(td->t, 0, TEST_LAST), m->pages);
@@ -98,6 +98,28 @@ static void not_tracked(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, test_marked(td->t, 0, TEST_LAST), 0);
 	KUNIT_EXPECT_EQ(test, test_incomplete(td->t), 0);
 	KUNIT_EXPECT_FALSE(test, __pvdirty_wants_sync(&td->dev));
+}
+
+/* A driver gives back what was never mapped: no page is touched by that. */
+static void never_mapped(struct kunit *test)
+{
+	struct test_device *td = test_device_new(test);
+	static const size_t sizes[] = { 1, PAGE_SIZE, SZ_64K };
+	dma_addr_t last = TEST_ADDR(PVDIRTY_WINDOW_PAGES - 1);
+	int i;
+
+	__pvdirty_map(&td->dev, TEST_ADDR(0), PAGE_SIZE, DMA_FROM_DEVICE);
+	__pvdirty_map(&td->dev, last, PAGE_SIZE, DMA_FROM_DEVICE);
+	td->t->ctl->logging = cpu_to_le32(1);
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		td->t->ctl->incomplete = 0;
+		__pvdirty_unmap(&td->dev, DMA_MAPPING_ERROR, sizes[i],
+				DMA_FROM_DEVICE);
+		KUNIT_EXPECT_EQ(test, test_incomplete(td->t),
+				BIT(PVDIRTY_I_OUTSIDE));
+	}
+	KUNIT_EXPECT_EQ(test, test_counted(td->t, 0, TEST_LAST), 2);
+	KUNIT_EXPECT_EQ(test, test_marked(td->t, 0, TEST_LAST), 0);
 }
 
 static void wants_sync(struct kunit *test)
@@ -126,6 +148,15 @@ static void translated(struct kunit *test)
 	__pvdirty_map(&td->dev, TEST_ADDR(902), PAGE_SIZE, DMA_FROM_DEVICE);
 	KUNIT_EXPECT_EQ(test, test_count(td->t, 101), 1);
 	KUNIT_EXPECT_EQ(test, test_count(td->t, 300), 1);
+	td->t->ctl->logging = cpu_to_le32(1);
+	__pvdirty_sync(&td->dev, TEST_ADDR(902), PAGE_SIZE, DMA_FROM_DEVICE);
+	__pvdirty_unmap(&td->dev, TEST_ADDR(901), PAGE_SIZE, DMA_FROM_DEVICE);
+	KUNIT_EXPECT_EQ(test, test_marked(td->t, 101, 101), 1);
+	KUNIT_EXPECT_EQ(test, test_marked(td->t, 300, 300), 1);
+	KUNIT_EXPECT_EQ(test, test_marked(td->t, 0, TEST_LAST), 2);
+	KUNIT_EXPECT_EQ(test, test_count(td->t, 101), 0);
+	KUNIT_EXPECT_EQ(test, test_count(td->t, 300), 1);
+	__pvdirty_map(&td->dev, TEST_ADDR(901), PAGE_SIZE, DMA_FROM_DEVICE);
 	KUNIT_EXPECT_EQ(test, test_incomplete(td->t), 0);
 	__pvdirty_map(&td->dev, TEST_ADDR(903), PAGE_SIZE, DMA_FROM_DEVICE);
 	KUNIT_EXPECT_EQ(test, test_counted(td->t, 0, TEST_LAST), 2);
@@ -207,6 +238,7 @@ static struct kunit_case hooks_cases[] = {
 	KUNIT_CASE_PARAM(map_single, mapping_gen_params),
 	KUNIT_CASE_PARAM(map_list, list_gen_params),
 	KUNIT_CASE(not_tracked),
+	KUNIT_CASE(never_mapped),
 	KUNIT_CASE(wants_sync),
 	KUNIT_CASE(translated),
 	{}

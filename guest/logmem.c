@@ -209,6 +209,7 @@ static int fill_section(struct pvd_log *log, u64 window, u32 slot,
 	void *stub;
 	int ret;
 
+	BUILD_BUG_ON(sizeof(*w) != 64);
 	pvd_window_set_slot(w, log->top, slot);
 	if (w->npages) {
 		ret = alloc_window(w, w->npages);

@@ -56,7 +56,8 @@ pvd_aside void pvd_range_sync(struct pvd_log *log, phys_addr_t phys,
 
 /*
  * The same for what most mappings are, bytes in one page that the log
- * describes, inlined. False if it is not that, and nothing was done.
+ * describes, inlined. False if it is not that, and nothing was done. A sync has
+ * nothing to do while the host is not logging.
  */
 
 static __always_inline bool pvd_in_one_page(phys_addr_t phys, size_t size)

@@ -54,18 +54,18 @@ void pvd_gap(struct pvd_log *log)
 static __always_inline bool find(struct pvd_log *log, u64 first, u64 last,
 				 struct pvd_window **w, u32 *end)
 {
-	u32 npages;
+	u32 npages = 0;
 
 	*end = pvd_index_of(last);
-	if (likely(pvd_find(log, last, w)))
-		return true;
+	if (likely(pvd_find(log, first, w))) {
+		npages = pvd_load_acquire(&(*w)->npages);
+		if (likely(*end < npages))
+			return true;
+	}
 	pvd_incomplete(log, PVDIRTY_I_OUTSIDE);
-	if (!pvd_find(log, first, w))
+	if (!npages)
 		return false;
-	npages = pvd_load_acquire(&(*w)->npages);
-	/* It may have grown since. */
-	if (*end >= npages)
-		*end = npages - 1;
+	*end = npages - 1;
 	return true;
 }
 

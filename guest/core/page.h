@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
  * Marking and counting of a single page, which is what most mappings have:
- * inlined, without calls and loops. log.c does ranges with the same steps, and
- * says what the log has missed; a page that no section has comes there too.
+ * inlined. There are calls only to set bits, and loops only while another CPU
+ * is in the way. log.c does ranges with the same steps, and says what the log
+ * has missed; a page that no section has comes there too.
  *
  * Two trees of the same shape lie in guest RAM. Leaves are bits (marks) or
  * bytes (counters), then one bit for each group of pages in the section's

@@ -18,8 +18,10 @@
 #include <asm/barrier.h>
 
 /*
- * For functions out of the usual way: these save every register that they use,
- * so that it keeps none for their sake. Tracing would keep fewer.
+ * For functions out of the usual way: these save every register that they use.
+ * A caller that must save all registers itself (hooks.h) relies on that, and
+ * saves few; for others it is an ordinary call. All definitions must see their
+ * declaration, and must not be traced, which keeps fewer registers.
  */
 #define pvd_aside noinline notrace __cold __no_caller_saved_registers
 

@@ -168,7 +168,7 @@ std::uint64_t Log::harvest(PageSink sink, PageRange range) noexcept {
                      [&](unsigned bit) { pages += harvest_section(word * 64 + bit, sink, range); });
         top.add(gpa_of(where), word_bytes);
     }
-    full_fence(); // marks cleared, then pages read; partner: pvd_skip_level()
+    full_fence(); // marks cleared, then pages read; partner: the dma_rmb of pvd_logging_now()
     return pages;
 }
 

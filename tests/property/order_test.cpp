@@ -161,6 +161,15 @@ TEST_CASE("order: the guest marks again what is marked", "[order]") {
     CHECK(events == expected);
 }
 
+TEST_CASE("order: a range is marked from its leaves to the root", "[order]") {
+    Recorder recorder;
+    const Events events = recorder.of([&] { pvd_mark(recorder.core, 5, 6); });
+    const Events expected = {{load, marks},         {exchange, marks},
+                             {load, summary_marks}, {exchange, summary_marks},
+                             {load, root_marks},    {exchange, root_marks}};
+    CHECK(events == expected);
+}
+
 TEST_CASE("order: the guest holds", "[order]") {
     Recorder recorder;
     const Events events = recorder.of([&] { pvd_hold(recorder.core, 5, 5); });

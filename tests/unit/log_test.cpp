@@ -278,6 +278,20 @@ TEST_CASE("log: a hold tells whether sections cover all its pages", "[log]") {
     CHECK(guest.log_view.incomplete() == 1U << PVDIRTY_I_OUTSIDE);
 }
 
+TEST_CASE("log: a range that wraps is outside of every section", "[log]") {
+    Attached guest({{0, window}});
+    pvd_log* const log = guest.log.core();
+    const std::uint64_t top = ~std::uint64_t{0} >> PVDIRTY_PAGE_SHIFT;
+    CHECK(pvd_hold(log, 0, 0));
+    CHECK(pvd_hold(log, window - 1, window - 1));
+    pvd_release(log, top, 0);
+    CHECK(guest.log.count(0) == 1);
+    CHECK(guest.log.count(window - 1) == 1);
+    CHECK_FALSE(pvd_hold(log, top, 0));
+    CHECK(guest.log.count(window - 1) == 1);
+    CHECK(guest.log_view.incomplete() == 1U << PVDIRTY_I_OUTSIDE);
+}
+
 TEST_CASE("log: the logging word", "[log]") {
     Attached guest({{0, 64}});
     guest.log_view.publish(true);
