@@ -7,6 +7,7 @@ import sys
 import around
 import bad_input
 import bridge
+import checked
 import events
 import faults
 import features
@@ -76,6 +77,7 @@ CASES = {
 for module in (
     around,
     bridge,
+    checked,
     faults,
     features,
     huge_pages,

@@ -13,7 +13,7 @@ from pathlib import Path
 from . import devices
 from .base import BUILD, SUPPORT, TOP, HarnessError, Phase, command
 from .devices import DRIVERS
-from .linux import OURS, VFIO
+from .linux import CHECKED, OURS, VFIO
 
 # Lists of modules for tests that load them themselves.
 EXTRA = {
@@ -29,8 +29,10 @@ TEST_MODULES = {
     "edu_dma": GUEST / "kmod",
     "dma_cost": BENCH,
     "dma_log": TOP / "tests" / "vfio" / "kmod",
+    "planted": GUEST / "planted",
 }
 OWN_KERNELS = ("dma_cost",)  # also for kernels of our own
+CHECKED_KERNELS = ("planted",)  # only for those with checkers
 VFIO_KERNELS = ("dma_log",)  # only for those
 BUSYBOX = Path("/usr/bin/busybox")
 DISK_BYTES = 64 << 20
@@ -45,6 +47,8 @@ def test_modules(version: str) -> tuple[str, ...]:
     """Names of the modules for tests that a kernel gets."""
     if version in VFIO:
         return VFIO_KERNELS
+    if version in CHECKED:
+        return CHECKED_KERNELS
     return OWN_KERNELS if version in OURS else ("edu_dma", "dma_cost")
 
 

@@ -2,7 +2,8 @@
 """Debian's Linux sources, and small kernels of our own: with pvdirty built in, or for VFIO.
 
 build/linux/<version>/ has source (Debian's, never written to), tree (the same by
-hard links, and pvdirty in it) and where make writes: out, without, vfio.
+hard links, and pvdirty in it) and where make writes: out, without, vfio, and
+the names of CHECKERS.
 """
 
 import hashlib
@@ -22,7 +23,26 @@ VFIO_CONFIG = SUPPORT / "vfio.config"
 BUILT_IN = {"built-in-6.1": "6.1", "built-in-6.12": "6.12"}
 # The same with CONFIG_PVDIRTY off, to compare with.
 WITHOUT = {"without-6.1": "6.1", "without-6.12": "6.12"}
-OURS = BUILT_IN | WITHOUT
+# Checkers that the kernel has, and what turns each of them on beside CONFIG_PVDIRTY.
+CHECKERS = {
+    "kasan": {"KASAN": "y", "KASAN_INLINE": "y", "KASAN_VMALLOC": "y", "SLUB_TINY": "n"},
+    "kcsan": {
+        "DEBUG_KERNEL": "y",
+        "KCSAN": "y",
+        # Stricter than it is by default: a plain write may be torn, and an interrupt may race.
+        "KCSAN_ASSUME_PLAIN_WRITES_ATOMIC": "n",
+        "KCSAN_INTERRUPT_WATCHER": "y",
+    },
+    "lockdep": {
+        "DEBUG_KERNEL": "y",
+        "PROVE_LOCKING": "y",  # PROVE_RCU with it
+        "DEBUG_ATOMIC_SLEEP": "y",
+        "DMA_API_DEBUG": "y",
+        "DMA_API_DEBUG_SG": "y",
+    },
+}
+CHECKED = {f"{checker}-6.12": "6.12" for checker in CHECKERS}
+OURS = BUILT_IN | WITHOUT | CHECKED
 # Debian's source alone, with the kernel's own test drivers for iommufd and VFIO.
 VFIO = {"vfio-6.12": "6.12"}
 VERSIONS = tuple(BUILT_IN.values())
@@ -121,7 +141,7 @@ def out_of(name: str) -> Path:
     """Where a kernel of ours is built; modules for it are built against that."""
     if name in VFIO:
         return LINUX / VFIO[name] / "vfio"
-    return LINUX / OURS[name] / ("out" if name in BUILT_IN else "without")
+    return LINUX / OURS[name] / ("out" if name in BUILT_IN else name.partition("-")[0])
 
 
 def functions(name: str) -> set[str]:
@@ -154,7 +174,8 @@ def build(name: str) -> None:
             configure(tree, out, log, VFIO_CONFIG)
         else:
             tree = tree_of(version)
-            configure(tree, out, log, CONFIG, **({} if name in BUILT_IN else OFF))
+            options = OFF if name in WITHOUT else CHECKERS.get(name.partition("-")[0], {})
+            configure(tree, out, log, CONFIG, **options)
         # There are no modules; it writes what modules of others are built against.
         command(f"building Linux {version}", make(tree, out, "bzImage", "modules"), log)
         release = (out / "include" / "config" / "kernel.release").read_text().strip()
