@@ -246,11 +246,10 @@ def _steps(states: States) -> list[str]:
         f"The rest, {core:.0f}, is in the DMA core: jumps where no-ops were, arguments, calls. "
         "The goals leave 30 instructions for each hook. That is less than it takes to tell a page "
         "that is described from one that is not, which must not go unnoticed, and to raise or "
-        "lower its counter by a locked exchange that neither wraps nor loses an underflow: 12 and "
-        "8 instructions, after 17 that find out whether this mapping is to be tracked. Both levels "
-        "above a counter must be looked at each time, since the host clears them when it prunes. "
-        "Unmapping, which comes before the core's own work, saves what it uses for the core: "
-        "called after it, it would take 13 less, and 4 more where there is no port.",
+        "lower its counter by a locked exchange that neither wraps nor loses an underflow, once it "
+        "is known that this mapping is to be tracked. Both levels above a counter must be looked "
+        "at each time, since the host clears them when it prunes. Unmapping comes before the "
+        "core's own work, so it saves for the core what it uses.",
     ]
 
 
