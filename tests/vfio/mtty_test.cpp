@@ -73,7 +73,10 @@ const char* wrong(const DeviceCalls& at_source, const DeviceCalls& at_destinatio
     if (!source.runs()) {
         return "the source is stopped early";
     }
-    source.send(0, 0xa5);
+    if (!save->quiesce() || source.state() != VFIO_DEVICE_STATE_PRE_COPY_P2P) {
+        return "the source is not quiesced";
+    }
+    source.send(0, 0xa5); // CPUs may write to a device that is quiesced
     source.send(1, 0x5a);
     if (!save->stop() || source.runs() || !save->save_complete(stream.sink(), Bytes{9, 8})) {
         return "the end";
@@ -93,6 +96,9 @@ const char* wrong(const DeviceCalls& at_source, const DeviceCalls& at_destinatio
     if (data_of(saved(destination)) != data_of(stream)) {
         return "what the destination saves";
     }
+    if (!load->run_quiesced() || destination.state() != VFIO_DEVICE_STATE_RUNNING_P2P) {
+        return "the destination is not quiesced";
+    }
     if (!load->run() || !destination.runs()) {
         return "the destination does not run";
     }
@@ -101,6 +107,21 @@ const char* wrong(const DeviceCalls& at_source, const DeviceCalls& at_destinatio
         return "what the guest sees";
     }
     return nullptr;
+}
+
+/* The system's ioctl, but a device is not brought into this state. */
+auto without_state(std::uint32_t left_out) {
+    return [left_out](int fd, unsigned long request, void* arg) {
+        vfio_device_feature header{};
+        vfio_device_feature_mig_state state{};
+        if (request == VFIO_DEVICE_FEATURE) {
+            std::memcpy(&header, arg, sizeof(header));
+            std::memcpy(&state, static_cast<std::uint8_t*>(arg) + sizeof(header), sizeof(state));
+        }
+        const bool skipped =
+            (header.flags & VFIO_DEVICE_FEATURE_SET) != 0 && state.device_state == left_out;
+        return skipped ? 0 : system_calls().ioctl(fd, request, arg);
+    };
 }
 
 /* A load that must fail, and what becomes of the device. */
@@ -183,18 +204,13 @@ TEST_CASE("mtty: a migration that is wrong is found", "[mtty]") {
         };
     }
     SECTION("the source is not stopped") {
-        source.ioctl = [](int fd, unsigned long request, void* arg) {
-            vfio_device_feature header{};
-            vfio_device_feature_mig_state state{};
-            if (request == VFIO_DEVICE_FEATURE) {
-                std::memcpy(&header, arg, sizeof(header));
-                std::memcpy(&state, static_cast<std::uint8_t*>(arg) + sizeof(header),
-                            sizeof(state));
-            }
-            const bool stops = (header.flags & VFIO_DEVICE_FEATURE_SET) != 0 &&
-                               state.device_state == VFIO_DEVICE_STATE_STOP;
-            return stops ? 0 : system_calls().ioctl(fd, request, arg);
-        };
+        source.ioctl = without_state(VFIO_DEVICE_STATE_STOP);
+    }
+    SECTION("the source is not quiesced") {
+        source.ioctl = without_state(VFIO_DEVICE_STATE_PRE_COPY_P2P);
+    }
+    SECTION("the destination is not quiesced") {
+        destination.ioctl = without_state(VFIO_DEVICE_STATE_RUNNING_P2P);
     }
     SECTION("nothing is written") {
         destination.write = [](int, const void*, std::size_t len) {
@@ -237,6 +253,37 @@ TEST_CASE("mtty: a paused device is saved, and never runs", "[mtty]") {
     const auto load = open(destination);
     REQUIRE(load_all(*load, stream));
     CHECK(destination.drain() == source.drain());
+}
+
+TEST_CASE("mtty: stopped and run by way of its P2P state, and saved from there", "[mtty]") {
+    Mtty source;
+    source.fill(41);
+    const auto state = open(source);
+    REQUIRE(state->quiesce());
+    CHECK(source.state() == VFIO_DEVICE_STATE_RUNNING_P2P);
+    REQUIRE(state->stop());
+    CHECK(source.rests());
+    REQUIRE(state->run_quiesced());
+    CHECK(source.state() == VFIO_DEVICE_STATE_RUNNING_P2P);
+    MemoryStream given_up;
+    REQUIRE(state->save_setup(given_up.sink()));
+    CHECK(source.state() == VFIO_DEVICE_STATE_PRE_COPY_P2P);
+    REQUIRE(state->cleanup());
+    CHECK(source.state() == VFIO_DEVICE_STATE_RUNNING_P2P);
+    MemoryStream stream;
+    REQUIRE(save_all(*state, stream));
+    CHECK(source.rests());
+    Mtty destination;
+    destination.fill(90);
+    const auto load = open(destination);
+    REQUIRE(load_all(*load, stream));
+    REQUIRE(load->run_quiesced());
+    CHECK(destination.state() == VFIO_DEVICE_STATE_RUNNING_P2P);
+    CHECK(data_of(saved(destination)) == data_of(stream));
+    REQUIRE(state->run());
+    CHECK(source.state() == VFIO_DEVICE_STATE_RUNNING);
+    CHECK(destination.drain() == source.drain());
+    CHECK_FALSE((state->device_was_reset() || load->device_was_reset()));
 }
 
 TEST_CASE("mtty: a stream that ends early is refused, wherever it ends", "[mtty]") {
@@ -375,6 +422,53 @@ TEST_CASE("mtty: a fault anywhere in the kernel leaves the destination reset and
         }
         REQUIRE(state->run());
         CHECK(destination.drain() == expected);
+    });
+    CHECK(told > 0);
+    WARN(met << " faults, " << told << " of them told");
+}
+
+TEST_CASE("mtty: a fault anywhere in the kernel on the way by P2P leaves it as documented",
+          "[mtty]") {
+    const bool saves = GENERATE(true, false);
+    KernelFaults faults;
+    unsigned told = 0;
+    const DeviceCalls calls = faulty(faults);
+    const unsigned met = faults.everywhere([&] {
+        Mtty device;
+        device.fill(61);
+        faults.hold();
+        const auto state = open(device, calls);
+        MemoryStream stream;
+        if (saves) {
+            REQUIRE(state->save_setup(stream.sink()));
+        }
+        faults.resume();
+        const Done quiesced = state->quiesce();
+        if (!quiesced) {
+            CHECK((device.runs() || (saves && device.state() == VFIO_DEVICE_STATE_PRE_COPY_P2P)));
+        }
+        const Done stopped = quiesced.and_then([&] { return state->stop(); });
+        faults.hold();
+        if (saves && stopped) {
+            REQUIRE(state->save_complete(stream.sink(), {}));
+        }
+        REQUIRE(state->cleanup());
+        CHECK(device.state() == (quiesced ? VFIO_DEVICE_STATE_STOP : VFIO_DEVICE_STATE_RUNNING));
+        faults.resume();
+        const Done back = state->run_quiesced();
+        CHECK(device.state() == (back ? VFIO_DEVICE_STATE_RUNNING_P2P : VFIO_DEVICE_STATE_STOP));
+        const Done ran = back.and_then([&] { return state->run(); });
+        CHECK(device.state() == (ran ? VFIO_DEVICE_STATE_RUNNING : VFIO_DEVICE_STATE_STOP));
+        faults.hold();
+        told += stopped && ran ? 0 : 1;
+        REQUIRE(state->run());
+        CHECK_FALSE(state->device_was_reset());
+        MemoryStream again;
+        REQUIRE(save_all(*state, again));
+        Mtty destination;
+        const auto load = open(destination);
+        REQUIRE(load_all(*load, again));
+        CHECK(destination.drain() == device.drain());
     });
     CHECK(told > 0);
     WARN(met << " faults, " << told << " of them told");
