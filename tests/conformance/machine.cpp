@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "conformance/machine.hpp"
 
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include <sys/mman.h>
@@ -11,6 +14,42 @@
 namespace pvdirty::conformance {
 
 using vfio::Arguments;
+
+namespace {
+
+std::string name_of(int result) {
+    if (result == 0) {
+        return "0";
+    }
+    if (result == -EDOM) { // by the rows themselves
+        return "an effect that is wrong";
+    }
+    const char* name = strerrorname_np(-result);
+    return name != nullptr ? name : std::to_string(result);
+}
+
+std::string hex_of(const Words& words) {
+    std::string text;
+    for (const std::uint64_t word : words) {
+        std::array<char, 20> digits{};
+        std::snprintf(digits.data(), digits.size(), " %llx", static_cast<unsigned long long>(word));
+        text += digits.data();
+    }
+    return text;
+}
+
+} // namespace
+
+std::string difference(int wanted, const std::optional<Words>& wanted_words, int result,
+                       const Words& words) {
+    if (result != wanted) {
+        return ": expected " + name_of(wanted) + ", got " + name_of(result);
+    }
+    if (wanted_words && words != *wanted_words) {
+        return ": expected the words" + hex_of(*wanted_words) + ", got" + hex_of(words);
+    }
+    return "";
+}
 
 Machine::Machine(Type1Ioctl ioctl) : ioctl_(std::move(ioctl)) {
     // One page more, which then is nowhere.

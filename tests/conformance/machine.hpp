@@ -5,6 +5,8 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include <linux/vfio.h>
 
@@ -18,6 +20,20 @@ inline constexpr std::uint64_t base = std::uint64_t{1} << 32;
 inline constexpr std::uint64_t window_pages = 256;
 
 using Words = std::array<std::uint64_t, window_pages / 64>;
+
+inline constexpr std::uint64_t ones = ~std::uint64_t{0};
+
+/** Of a word. */
+constexpr std::uint64_t bits(unsigned first, unsigned last) {
+    return (ones << first) & (ones >> (63 - last));
+}
+
+/**
+ * How a row's result differs from what is wanted, or else the words after it; "" if they do not.
+ * @param wanted_words none: they do not count
+ */
+std::string difference(int wanted, const std::optional<Words>& wanted_words, int result,
+                       const Words& words);
 
 /** Arguments of a GET; as they stand here they are right, and ask for the whole window. */
 struct Get {

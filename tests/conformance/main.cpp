@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Runs the table against the kernel: type1-conformance [--lacks-a-page] /dev/vfio/GROUP
+ * Runs the tables against the kernel: type1-conformance [--lacks-a-page] /dev/vfio/GROUP
  *
  * With --lacks-a-page, the control, the window's first page is missing in each bitmap.
  */
@@ -13,6 +13,7 @@
 
 #include <linux/vfio.h>
 
+#include "conformance/container.hpp"
 #include "conformance/machine.hpp"
 
 namespace {
@@ -52,13 +53,18 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "%s: no type1 container: %s\n", path, std::strerror(errno));
         return 2;
     }
-    const auto report = pvdirty::conformance::check_type1([&](unsigned long request, void* arg) {
+    const auto kernel = [&](unsigned long request, void* arg) {
         const int result = ioctl(container, request, arg) < 0 ? -errno : 0;
         if (lacks_a_page && result == 0 && is_get(request, arg)) {
             drop_first_page(arg);
         }
         return result;
-    });
+    };
+    auto report = pvdirty::conformance::check_type1(kernel);
+    const auto ours = pvdirty::conformance::check_container(kernel);
+    report.rows += ours.rows;
+    report.differences.insert(report.differences.end(), ours.differences.begin(),
+                              ours.differences.end());
     for (const std::string& line : report.differences) {
         std::printf("DIFFERS %s\n", line.c_str());
     }

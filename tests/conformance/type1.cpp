@@ -27,12 +27,6 @@ struct Row {
     std::optional<Words> words{}; ///< in the bitmap afterwards
 };
 
-constexpr std::uint64_t ones = ~std::uint64_t{0};
-
-constexpr std::uint64_t bits(unsigned first, unsigned last) {
-    return (ones << first) & (ones >> (63 - last));
-}
-
 /* In the window: 0..99 and 100..127 touch, then there is a hole, then 200..202. */
 constexpr Words all_mapped{ones, ones, 0, bits(8, 10)};
 
@@ -295,27 +289,6 @@ std::vector<Row> table() {
     };
 }
 
-std::string name_of(int result) {
-    if (result == 0) {
-        return "0";
-    }
-    if (result == -EDOM) { // by the rows themselves
-        return "an effect that is wrong";
-    }
-    const char* name = strerrorname_np(-result);
-    return name != nullptr ? name : std::to_string(result);
-}
-
-std::string hex_of(const Words& words) {
-    std::string text;
-    for (const std::uint64_t word : words) {
-        std::array<char, 20> digits{};
-        std::snprintf(digits.data(), digits.size(), " %llx", static_cast<unsigned long long>(word));
-        text += digits.data();
-    }
-    return text;
-}
-
 } // namespace
 
 Type1Report check_type1(const Type1Ioctl& ioctl) {
@@ -324,12 +297,9 @@ Type1Report check_type1(const Type1Ioctl& ioctl) {
     for (const Row& row : table()) {
         report.rows++;
         const int result = row.call(machine);
-        if (result != row.result) {
-            report.differences.push_back(std::string(row.name) + ": expected " +
-                                         name_of(row.result) + ", got " + name_of(result));
-        } else if (row.words && machine.words != *row.words) {
-            report.differences.push_back(std::string(row.name) + ": expected the words" +
-                                         hex_of(*row.words) + ", got" + hex_of(machine.words));
+        if (const auto line = difference(row.result, row.words, result, machine.words);
+            !line.empty()) {
+            report.differences.push_back(row.name + line);
         }
     }
     return report;

@@ -3,12 +3,15 @@
    cannot ask, because it expects everything to be dirty. */
 #include <catch2/catch.hpp>
 
+#include "conformance/container.hpp"
 #include "conformance/machine.hpp"
 #include "unit/tracking/test_source.hpp"
 #include "unit/tracking/type1_variants.hpp"
 
+using Catch::Matchers::Contains;
 using namespace pvdirty::test; // NOLINT(google-build-using-namespace): all of it is for tests
 using pvdirty::EverythingDirty;
+using pvdirty::conformance::check_container;
 using pvdirty::conformance::check_type1;
 using pvdirty::conformance::Machine;
 using pvdirty::conformance::Type1Report;
@@ -25,10 +28,11 @@ std::string lines(const Type1Report& report) {
     return all;
 }
 
-Type1Report check(const std::function<int(Type1Call&)>& variant) {
+Type1Report check(const std::function<int(Type1Call&)>& variant,
+                  decltype(check_type1)& table = check_type1) {
     EverythingDirty source("all", "nobody tracks");
     Type1DirtyPages container(source);
-    return check_type1([&](unsigned long request, void* arg) {
+    return table([&](unsigned long request, void* arg) {
         Type1Call call(container, request, arg, source.started());
         return variant(call);
     });
@@ -68,6 +72,28 @@ TEST_CASE("type1: a row finds each broken variant", "[type1]") {
     const Type1Report report = check_type1(
         [&](unsigned long request, void* arg) { return container.ioctl(request, arg); });
     CHECK_THAT(lines(report), Catch::Matchers::Contains("003 GET: expected the words"));
+}
+
+TEST_CASE("container: every row that a source over the kernel's type1 is held to", "[type1]") {
+    const Type1Report report = check([](Type1Call& call) { return call.right(); }, check_container);
+    CHECK(lines(report).empty());
+    CHECK(report.rows > 20);
+}
+
+TEST_CASE("container: a row finds what is broken below the source", "[type1]") {
+    const auto found = [](const std::function<bool(const Type1Call&)>& left_out) {
+        return lines(check([&](Type1Call& call) { return left_out(call) ? 0 : call.right(); },
+                           check_container));
+    };
+    CHECK_THAT(found([](const Type1Call& call) { return call.is_get(); }),
+               Contains("container: a read: expected the words"));
+    CHECK_THAT(
+        found([](const Type1Call& call) { return call.is(VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP); }),
+        Contains("container: 003 the kernel has stopped: expected EINVAL, got 0"));
+    CHECK_THAT(found([](const Type1Call& call) { return call.request == VFIO_IOMMU_UNMAP_DMA; }),
+               Contains("container: 001 it goes, with its last bits: expected the words"));
+    CHECK_THAT(found([](const Type1Call& call) { return call.request == VFIO_IOMMU_GET_INFO; }),
+               Contains("container: 003 its page size: expected"));
 }
 
 TEST_CASE("type1: a read forgets the mappings that it reports, and no others", "[type1]") {
