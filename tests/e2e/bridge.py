@@ -15,8 +15,8 @@ from support import expect, expect_nothing_left
 
 from harness import run
 from harness.devices import DISK, DRIVERS
-from harness.topology import BRIDGES, BRIDGES_I440FX, ROOT_PORTS
-from harness.vm import PORTS, Vm, VmConfig
+from harness.topology import BRIDGES, BRIDGES_I440FX, PORTS, ROOT_PORTS
+from harness.vm import Vm, VmConfig
 
 BRIDGE = re.compile(r"pvdirty-bridge,id=(\w+),chassis_nr=(\d+),")
 BLOCK = DRIVERS["virtio-blk"]

@@ -13,7 +13,8 @@ from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.qmp import QmpError
 from harness.rundir import RunDir
-from harness.vm import PORTS, Vm, VmConfig
+from harness.topology import PORTS
+from harness.vm import Vm, VmConfig
 
 NEW_PORT = {"driver": "pvdirty-root-port", "id": "new", "bus": "up", "chassis": 9}
 # Without a guest, an unplug must not wait for one.

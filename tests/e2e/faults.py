@@ -24,7 +24,8 @@ from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.qmp import QmpError
 from harness.rundir import RunDir
-from harness.vm import PORTS, Vm, VmConfig
+from harness.topology import PORTS
+from harness.vm import Vm, VmConfig
 
 PASSES = 2
 BANDWIDTH = 256 << 20

@@ -16,7 +16,8 @@ from support import BUILD, expect, expect_nothing_left
 
 from harness.devices import DRIVERS
 from harness.qmp import QmpError
-from harness.vm import PLUGIN, PORTS, Vm, VmConfig
+from harness.topology import PORTS
+from harness.vm import PLUGIN, Vm, VmConfig
 
 KVM_STATE = BUILD / "host" / "tests" / "e2e" / "libpvdirty-kvm-state.so"
 LEGS = 10

@@ -22,7 +22,8 @@ from support import expect, expect_nothing_left
 from harness import run
 from harness.devices import DISK, DRIVERS, NET
 from harness.qmp import QmpError
-from harness.vm import PORTS, VmConfig
+from harness.topology import PORTS
+from harness.vm import VmConfig
 
 PASSES = 2
 REPORTS = 2  # of the workload

@@ -23,7 +23,8 @@ from harness.progress import Progress
 from harness.pvdirty import Command, Ended, operator, with_operator
 from harness.qmp import connect_unix
 from harness.rundir import RunDir
-from harness.vm import PORTS, Vm, VmConfig
+from harness.topology import PORTS
+from harness.vm import Vm, VmConfig
 
 LIMIT_SECONDS = 240.0
 REFUSED, TIMED_OUT, INTERRUPTED = 3, 4, 130

@@ -17,7 +17,8 @@ from harness.devices import DISK, NET
 from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.rundir import RunDir
-from harness.vm import PORTS, Vm, VmConfig
+from harness.topology import PORTS
+from harness.vm import Vm, VmConfig
 
 BY_SOCKET = "unix:migrate"
 BANDWIDTH = 256 << 20

@@ -14,7 +14,8 @@ from support import BUILD, expect
 
 from harness.qtest import Qtest
 from harness.rundir import RunDir
-from harness.vm import PLUGIN, PORTS, Vm
+from harness.topology import PORTS
+from harness.vm import PLUGIN, Vm
 
 ABI: dict[str, int] = json.loads(
     subprocess.run(

@@ -21,8 +21,8 @@ from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.qmp import QmpError
 from harness.rundir import RunDir
-from harness.topology import UNCOVERED
-from harness.vm import PORTS, Vm, VmConfig
+from harness.topology import PORTS, UNCOVERED
+from harness.vm import Vm, VmConfig
 
 TO_NOWHERE = "exec:cat >/dev/null"
 _SMALL = ["-machine", "q35", "-m", "256M"]

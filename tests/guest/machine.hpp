@@ -84,7 +84,7 @@ private:
     std::array<Cpu, cpus> cpus_;
     std::uint64_t now_ = 0;
     std::unordered_map<std::uintptr_t, History> history_; // by the word of 8 bytes
-    std::vector<Buffered> buffer_; // the oldest first
+    std::vector<Buffered> buffer_;                        // the oldest first
     Hook on_host_access_;
     Hook on_guest_write_;
 };

@@ -23,7 +23,8 @@ from harness.progress import Progress  # noqa: E402
 from harness.pvdirty import Command, Ended, operator, with_operator  # noqa: E402
 from harness.qmp import QmpClosed, QmpError, QmpSilent  # noqa: E402
 from harness.rundir import RunDir  # noqa: E402
-from harness.vm import PLUGIN, PORTS, Vm, VmConfig  # noqa: E402
+from harness.topology import PORTS  # noqa: E402
+from harness.vm import PLUGIN, Vm, VmConfig  # noqa: E402
 
 SHIM = BUILD / "host" / "tests" / "nested" / "libkvm-shim.so"
 RESULTS = Path(os.environ.get("OUTER_RESULTS", "/nonexistent"))

@@ -19,11 +19,12 @@ suite=bookworm
 # What building and testing need. Kernels and QEMU's source are not installed
 # but unpacked under build/ (provision.py).
 packages=(
-	bc bison busybox-static ca-certificates catch2 ccache clang-14 cmake coccinelle
+	bc bison busybox-static ca-certificates catch2 ccache clang-14
+	clang-format-14 clang-tidy-14 cmake coccinelle
 	cpio dkms dpkg-dev flex g++ gcc gcc-12 kmod libbenchmark-dev libc6-dev libclang-rt-14-dev
 	libcli11-dev libelf-dev libexpected-dev libfdt-dev libfmt-dev libglib2.0-dev
 	libpixman-1-dev librapidcheck-dev llvm-14 make meson ninja-build
-	nlohmann-json3-dev pahole pkg-config python3 python3-venv qemu-system-x86
+	nlohmann-json3-dev pahole pkg-config pyflakes3 python3 python3-venv qemu-system-x86
 	sparse spin xz-utils zlib1g-dev zstd
 )
 

@@ -20,9 +20,9 @@ COST_JSON = HOST / "tests" / "bench" / "cost"  # a file for each guest that was 
 LONG = "long"
 # Cheap ones first; a label that only tests of later work carry comes last.
 ORDER = (
-    "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
+    "style", "unit", "property", "model", "mutants", "fuzz", "kernel", "kunit", "e2e", "nested", "vfio", "bench"
 )  # fmt: skip
-WITHOUT_GUESTS = {"unit", "property", "model", "mutants", "fuzz"}
+WITHOUT_GUESTS = {"style", "unit", "property", "model", "mutants", "fuzz"}
 # Labels for kernels that take long to build: only if they are named, or with --full.
 ON_DEMAND = {"kunit": tuple(BUILT_IN), "vfio": tuple(VFIO)}
 

@@ -19,8 +19,8 @@ from .linux import BUILT_IN
 from .progress import Progress
 from .qmp import QmpClosed, QmpError
 from .rundir import RunDir
-from .topology import UNCOVERED
-from .vm import PORTS, GuestError, Vm, VmConfig
+from .topology import PORTS, UNCOVERED
+from .vm import GuestError, Vm, VmConfig
 
 CLI = BUILD / "host" / "pvdirty"
 MODES = ("clean", "off", "touch", "log")

@@ -16,7 +16,7 @@ from . import guest_image
 from .base import BUILD, EXIT_FAILED, EXIT_TIMEOUT, HarnessError, die_with_parent, kill_group
 from .devices import DISK, DRIVERS, NET, Driver, back_end, comma
 from .qmp import Qmp, QmpClosed, QmpSilent, connect_unix
-from .topology import PORTS, ROOT_PORTS, Topology
+from .topology import ROOT_PORTS, Topology
 
 PLUGIN = BUILD / "host" / "libpvdirty-qemu.so"
 
