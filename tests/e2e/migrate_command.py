@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from around import DEVICE_ELSEWHERE
 from features import SMALL
-from moving import moving
+from moving import BY_SOCKET, MovingGuest, moving
 from played import command_line
 from support import expect, expect_nothing_left
 
 from harness import guest_image, run
+from harness.base import die_with_parent
 from harness.frames import FrameGenerator
 from harness.progress import Progress
 from harness.pvdirty import Command, Ended, operator, with_operator
@@ -27,12 +30,19 @@ from harness.topology import PORTS
 from harness.vm import Vm, VmConfig
 
 LIMIT_SECONDS = 240.0
-REFUSED, TIMED_OUT, INTERRUPTED = 3, 4, 130
+FAILED, REFUSED, TIMED_OUT, INTERRUPTED = 1, 3, 4, 130
 BANDWIDTH = "96M"  # the guest dirties less
+WATCHED = "watched.qmp"  # a monitor for `pvdirty status` and `pvdirty watch`
 REPLACEMENT = {"driver": "e1000e", "id": "new0", "netdev": "n0", "bus": PORTS[0], "romfile": ""}
 MEMORY = ["-machine", "q35,memory-backend=m0", "-m", "64"]
 MEMORY += ["-object", "memory-backend-memfd,id=m0,size=64M,share=on"]
 NIC = ["-netdev", "hubport,id=n0,hubid=0", "-device", f"e1000e,id=nic0,netdev=n0,bus={PORTS[0]}"]
+
+# Of a source.
+MONITORS = (
+    *with_operator([], "source"),
+    *("-qmp", f"unix:{WATCHED},server=on,wait=off"),
+)
 
 
 def _covered(vm: Vm) -> list[dict[str, Any]]:
@@ -104,8 +114,11 @@ def _stopped_guest(policy: str) -> Iterator[tuple[Path, Vm]]:
     expect_nothing_left(os.getpid())
 
 
-def _expect_intact(vm: Vm) -> None:
-    """The VM has its device, and may be migrated again."""
+def _expect_intact(vm: Vm, *ends: str) -> None:
+    """The VM has its device, and may be migrated again.
+
+    ends: of its last migration, beside a cancelled one.
+    """
     device = _covered(vm)[0]
     expect(device["id"] == "nic0" and device["state"] == "plugged", f"not intact: {device}")
     expect(not device["hold"], "it is still held for")
@@ -113,7 +126,7 @@ def _expect_intact(vm: Vm) -> None:
         not vm.call("qom-get", path="/pvdirty", property="holding"), "a migration waits for it still"
     )
     status = vm.call("query-migrate").get("status", "none")
-    expect(status in ("none", "cancelled"), f"the migration is {status}")
+    expect(status in ("none", "cancelled", *ends), f"the migration is {status}")
 
 
 def stubborn() -> None:
@@ -171,6 +184,100 @@ def plug_back() -> None:
     expect_nothing_left(os.getpid())
 
 
+def _shown(directory: Path, command: str, *more: str) -> subprocess.Popen[bytes]:
+    """`pvdirty status` or `pvdirty watch` of the source; what it prints is in a file."""
+    with (directory / f"{command}.out").open("wb") as out:
+        return subprocess.Popen(
+            [run.CLI, command, "--qmp", WATCHED, "--json", *more],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            preexec_fn=die_with_parent(),
+        )
+
+
+def _printed(directory: Path, command: str) -> str:
+    text = (directory / f"{command}.out").read_text()
+    print(f"pvdirty {command}:\n{text}", flush=True)
+    return text
+
+
+def _expect_status(guest: MovingGuest) -> None:
+    """It says what the VM's own answers say."""
+    code = _shown(guest.directory, "status").wait(LIMIT_SECONDS)
+    expect(code == 0, f"pvdirty status: exit code {code}")
+    status = json.loads(_printed(guest.directory, "status"))
+    expect(status["run-state"] == "running" and status["complete"], "not running, or incomplete")
+    expect({port["id"] for port in status["ports"]} == set(PORTS), "other ports")
+    (device,) = status["devices"]
+    expect(device["id"] == "nic0" and device["tracked"], f"another device: {device}")
+    expect(device == guest.covered()["nic0"], "another one than the plug-in says")
+    expect(status["counters"]["pages-marked"] > 0, "no marks of the migration before")
+
+
+def _expect_watched(directory: Path) -> None:
+    """Its lines follow the migration and what devices write in it."""
+    lines = [json.loads(line) for line in _printed(directory, "watch").splitlines()]
+    active = [line for line in lines if line["migration"]["status"] == "active"]
+    expect(len(active) >= 2, f"{len(active)} lines of a running migration")
+    marked = [line["counters"]["pages-marked"] for line in active]
+    expect(marked[-1] > marked[0], f"marks do not grow: {marked}")
+    expect(any(line["dma-pages-per-second"] > 0 for line in active), "no rate of these")
+
+
+def _without_monitors(argv: list[str]) -> list[str]:
+    at = argv.index(MONITORS[1]) - 1
+    return argv[:at] + argv[at + len(MONITORS) :]
+
+
+def keep() -> None:
+    """By URI; before that to a guest that keeps its device, and a destination that has it elsewhere.
+
+    Each time the source goes on with its device. `pvdirty watch` sees the one that succeeds.
+    """
+    # Without this driver nobody in the guest hears of ACPI's request.
+    deaf = "acpiphp.disable=1"
+    base = replace(SMALL, drivers=("e1000e",), more=MONITORS, kernel_options=deaf)
+    with moving("log", base) as guest:
+        path = guest.directory
+
+        def command(policy: str, *more: str) -> Ended:
+            options = ("--bandwidth", BANDWIDTH, *more)
+            return Command(path, BY_SOCKET, policy, *options).end(LIMIT_SECONDS)
+
+        def expect_kept() -> None:
+            _expect_intact(guest.source, "failed")
+            expect(guest.covered()["nic0"]["tracked"], "it is not tracked any more")
+            guest.wait_for_work()
+            guest.expect_sound()
+
+        guest.receive(change=_without_monitors)
+        ended = command("unplug", "--timeout", "3")
+        expect(ended.code == TIMED_OUT, f"exit code {ended.code} for a guest that keeps its device")
+        expect("does not let go of nic0" in ended.said, "not said why")
+        expect_kept()
+
+        guest.receive(change=lambda argv: DEVICE_ELSEWHERE.change(_without_monitors(argv)))
+        ended = command("keep")
+        expect(ended.code == FAILED, f"exit code {ended.code} for a device that is elsewhere")
+        expect(ended.report["status"] == "failed", f"it ends with {ended.report['status']}")
+        expect_kept()
+        _expect_status(guest)
+
+        guest.receive(change=_without_monitors)
+        watch = _shown(path, "watch", "--interval", "100")
+        ended = command("keep", "--max-downtime", "200")
+        expect(ended.code == 0, f"exit code {ended.code}: {ended.report['message']}")
+        expect(ended.report["devices"] == [], "a device has left")
+        watch.send_signal(signal.SIGINT)
+        code = watch.wait(LIMIT_SECONDS)
+        expect(code == 0, f"pvdirty watch: exit code {code} after Ctrl-C")
+        _expect_watched(path)
+        guest.judge()
+        guest.go_on()
+    expect_nothing_left(os.getpid())
+
+
 def practices() -> None:
     """How long the guest is without a device: let go at the end, or before the first page."""
     rows = {"at the end": _unplugged(), "before the first page": _unplugged("--unplug-first")}
@@ -188,6 +295,7 @@ def practices() -> None:
 
 CASES = {
     "command-unplug": unplug,
+    "command-keep": keep,
     "command-plug-back": plug_back,
     "command-practices": practices,
     "command-stubborn": stubborn,

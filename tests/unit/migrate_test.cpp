@@ -208,6 +208,23 @@ TEST_CASE("migrate: refusals of QEMU and of the policy", "[migrate]") {
     world.check_intact(world.source);
 }
 
+TEST_CASE("migrate: by URI, the source waits for a destination that can answer", "[migrate]") {
+    const bool answers = GENERATE(true, false);
+    const char* const uri = answers ? "tcp:host:4444" : "exec:cat >state";
+    World world;
+    world.options.policy = DevicePolicy::keep;
+    const auto report = pvdirty::cli::migrate(Vm(world.source), {uri, nullptr}, world.options,
+                                              world.pacer, [](const Snapshot&) {});
+    REQUIRE(report.code == exit_done);
+    CHECK(world.source.uri == uri);
+    const auto& called = world.source.called;
+    const auto asked = std::find(called.begin(), called.end(), "migrate-set-capabilities");
+    const auto begun = std::find(called.begin(), called.end(), "migrate");
+    CHECK((asked < begun) == answers);
+    CHECK(world.source.count("migrate-set-capabilities") == (answers ? 2 : 0));
+    CHECK_FALSE(world.source.return_path);
+}
+
 TEST_CASE("migrate: one that fails on its way", "[migrate]") {
     World world;
     world.source.error = "Unable to write to socket: Broken pipe";
