@@ -20,7 +20,7 @@ from harness.topology import PORTS
 from harness.vm import PLUGIN, Vm, VmConfig
 
 KVM_STATE = BUILD / "host" / "tests" / "e2e" / "libpvdirty-kvm-state.so"
-LEGS = 10
+ROUND_TRIPS = 10
 CANCELS = 4
 MEASURE_SECONDS = 1  # the least that calc-dirty-rate takes
 LONG_SECONDS = 60  # the most
@@ -201,12 +201,13 @@ def by_file(guest: MovingGuest) -> None:
 
 def there_and_back(guest: MovingGuest) -> None:
     """Source and destination change places, leg after leg."""
-    for leg in range(1, LEGS + 1):
+    legs = 2 * ROUND_TRIPS
+    for leg in range(1, legs + 1):
         guest.progress.show(f"leg {leg}")
         plain(guest)
         if guest.blind:
             return
-        if leg < LEGS:
+        if leg < legs:
             guest.go_on()
 
 

@@ -32,7 +32,7 @@ from harness.base import (
 )
 from harness.linux import BUILT_IN
 
-CELL_SECONDS = 900
+CELL_SECONDS = 1800
 CONTROL_IN = 8  # one of so many is a control
 ENOUGH_CONTROLS = 4  # of so many, one must lose pages
 RARE = {"6G": 8, "there-and-back": 3}  # one of so many draws counts: they take minutes
