@@ -39,6 +39,11 @@ TOPOLOGIES: dict[str, Topology] = {
 # Every mapping is bounced: the device writes a slot, the CPU copies from it.
 SWIOTLB = "swiotlb=force"
 SWIOTLB_BYTES = 384 << 20  # the slots take 64 MiB
+# A device that reaches 32 bits, with RAM beyond: its mappings are bounced, beside direct ones.
+NARROW = {"driver": "e1000", "memory": "6G"}
+WAIT_FOR_BOUNCED = (
+    "until [ $(cat /sys/kernel/debug/swiotlb/io_tlb_used) -gt 0 ]; do usleep 10000; done"
+)
 MEMORY = {"256M": SMALL.memory_bytes, "6G": 6 << 30}
 # Of these the whole is in the settings: they leave to others how a migration goes and ends.
 SETTINGS_ALONE = ("plain", "multifd", "xbzrle", "compress")
@@ -97,7 +102,7 @@ class Cell:
             memory_bytes=max(MEMORY[self["memory"]], SWIOTLB_BYTES if bounced else 0),
             kernel_options=SWIOTLB if bounced else "",
             plugins=FEATURES[self["feature"]].plugins,
-            control=unplug,
+            control=unplug or self._bounces,
             # The workload starts anew with the replacement, and expects the disk's first content.
             disk_writes=not unplug,
         )
@@ -114,6 +119,8 @@ class Cell:
         with moving("off" if control else "log", self.config, feature.settings) as guest:
             self._arrange(guest)
             guest.surely_lossy = tried and self._loses
+            if self._bounces:
+                guest.order(WAIT_FOR_BOUNCED)
             feature.move(guest)
             if not guest.blind and self["policy"] == "keep":
                 guest.go_on()
@@ -123,6 +130,10 @@ class Cell:
             guest.cross = partial(unplugging.cross, device=DRIVERS[self["driver"]])
         elif event := EVENTS.get(self["event"]):
             guest.cross = partial(through, event=event)
+
+    @property
+    def _bounces(self) -> bool:
+        return self["mapping"] == "swiotlb" or all(self[a] == v for a, v in NARROW.items())
 
     @property
     def _loses(self) -> bool:

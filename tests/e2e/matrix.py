@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cell import CONTROL, Cell
+from cell import CONTROL, NARROW, Cell
 from support import expect, expect_nothing_left, main
 
 from harness.linux import BUILT_IN
@@ -23,8 +23,6 @@ Axes = dict[str, list[Any]]
 # Each pair of values must be in some cell.
 PAIRS = (("driver", "mapping"),)
 WORDS = {"cpus": "{}-cpus", "event": "mid-{}"}  # in a cell's name
-# This device reaches 32 bits, so beyond 4 GiB its mappings are bounced, beside direct ones.
-NARROW = {"driver": "e1000", "memory": "6G"}
 
 
 @dataclass(frozen=True)
