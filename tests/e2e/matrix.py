@@ -15,6 +15,7 @@ from typing import Any
 from cell import CONTROL, NARROW, Cell
 from support import expect, expect_nothing_left, main
 
+from harness.ctest import LONG, Test, known_tests
 from harness.linux import BUILT_IN
 
 TABLE = Path(__file__).with_name("matrix.toml")
@@ -36,11 +37,21 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is no axis, and the tests that have it."""
+
+    what: str
+    default: list[str]
+    full: list[str]
+
+
+@dataclass(frozen=True)
 class Table:
     """matrix.toml."""
 
     axes: Axes
     lines: list[Line]
+    beside: list[Beside]
 
 
 def name_of(cell: Cell, axes: Axes) -> str:
@@ -73,7 +84,10 @@ def read(text: str) -> Table:
         lines.append(Line(cell, name, entry.get("long", False), entry["control"]))
     lines += _built_in(axes, lines)
     _expect_whole(axes, lines)
-    return Table(axes, lines)
+    beside = [
+        Beside(entry["what"], entry["default"], entry.get("full", [])) for entry in table["beside"]
+    ]
+    return Table(axes, lines, beside)
 
 
 def _built_in(axes: Axes, lines: list[Line]) -> Iterator[Line]:
@@ -104,6 +118,17 @@ def _expect_whole(axes: Axes, lines: list[Line]) -> None:
         raise ValueError("no device with a 32-bit mask has RAM beyond it")
 
 
+def expect_tests(table: Table, tests: list[Test]) -> None:
+    """There are these tests, and they run when the table says so. A ValueError if not."""
+    long = {test.name.removeprefix("e2e."): LONG in test.labels for test in tests}
+    for entry in table.beside:
+        for name in [*entry.default, *entry.full]:
+            if name not in long:
+                raise ValueError(f"no test is called {name}")
+            if long[name] == (name in entry.default):
+                raise ValueError(f"{name} runs otherwise")
+
+
 def document(table: Table) -> str:
     """The table for people."""
     lines = [
@@ -127,6 +152,17 @@ def document(table: Table) -> str:
         values = " | ".join(str(v) for v in line.cell.values.values())
         runs = "full" if line.long else "default"
         lines.append(f"| {line.name} | {values} | {runs} | {control[line.control]} |")
+    lines += [
+        "",
+        "## Beside the matrix",
+        "What is no axis has tests of its own, `e2e.NAME`: it needs other VMs, or no migration "
+        "can be judged. In `full` are their controls too; some run there with 6.12 as well.",
+        "",
+        "| what | default | full |",
+        "|---|---|---|",
+    ]
+    for entry in table.beside:
+        lines.append(f"| {entry.what} | {', '.join(entry.default)} | {', '.join(entry.full)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -144,6 +180,17 @@ def check_table() -> None:
     """The table has what it must, the document is the table, and neither is taken on trust."""
     text = TABLE.read_text()
     expect(DOCUMENT.read_text() == document(read(text)), "MATRIX.md is not what matrix.toml says")
+    tests = known_tests()
+    expect_tests(read(text), tests)
+    with _refused("no test is called huge-page"):
+        expect_tests(read(text.replace('"huge-pages"', '"huge-page"')), tests)
+    with _refused("fault-unload-all-dirty runs otherwise"):
+        wrong = 'default = ["fault-unload", "fault-unload-all-dirty"]\n'
+        expect_tests(read(text.replace('default = ["fault-unload"]\n', wrong)), tests)
+    with _refused("two-at-once runs otherwise"):
+        wrong = 'default = []\nfull = ["two-at-once", '
+        right = 'default = ["two-at-once"]\nfull = ['
+        expect_tests(read(text.replace(right, wrong)), tests)
     with _refused("no default cell has the driver rtl8139"):
         read(text.replace('"nvme"]', '"nvme", "rtl8139"]'))
     with _refused("no default cell has the cpus 8"):
