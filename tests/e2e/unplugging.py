@@ -15,7 +15,7 @@ def _ask(guest: MovingGuest, name: str) -> Any:
     return guest.source.call("qom-get", path="/pvdirty", property=name)
 
 
-def _without(device: Driver, argv: list[str]) -> list[str]:
+def without(device: Driver, argv: list[str]) -> list[str]:
     """A destination that starts without the device, and keeps what is behind it."""
     ours = (f"id={device.id},", f"bus={device.id}.0,")
     at = [i for i, a in enumerate(argv) if any(o in a for o in ours) and argv[i - 1] == "-device"]
@@ -25,7 +25,7 @@ def _without(device: Driver, argv: list[str]) -> list[str]:
 
 def cross(guest: MovingGuest, device: Driver) -> dict[str, Any]:
     """Migrates, unplugs the device when the end is near, judges; QEMU's last word on it."""
-    guest.receive(change=partial(_without, device))
+    guest.receive(change=partial(without, device))
     again = guest.covered()[device.id]["device-add"]
     guest.source.call("qom-set", path="/pvdirty", property="hold-for", value=device.id)
     migration = guest.migration()
