@@ -259,9 +259,14 @@ Result<void> StatesProtocol::leave(DeviceActivity to) {
 
 Result<std::unique_ptr<DeviceStateProtocol>> open_states(int device_fd, const DeviceCalls& calls) {
     vfio_device_feature_migration migration{};
-    if (feature(DeviceFd(calls, device_fd), VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIGRATION,
-                migration) < 0) {
+    const int result = feature(DeviceFd(calls, device_fd),
+                               VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIGRATION, migration);
+    // What drivers say of a feature, or of an ioctl, that they do not know.
+    if (result == -ENOTTY || result == -EOPNOTSUPP || result == -EINVAL) {
         return nullptr;
+    }
+    if (result < 0) {
+        return failed("VFIO_DEVICE_FEATURE_MIGRATION", result);
     }
     if ((migration.flags & VFIO_MIGRATION_STOP_COPY) == 0) {
         return tl::unexpected(std::string("the device has migration states without STOP_COPY"));

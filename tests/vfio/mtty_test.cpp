@@ -343,6 +343,23 @@ TEST_CASE("mtty: the device refuses what is not its data", "[mtty]") {
     }
 }
 
+TEST_CASE("mtty: a fault in the kernel while it is opened is told, and changes nothing", "[mtty]") {
+    KernelFaults faults;
+    unsigned told = 0;
+    const DeviceCalls calls = faulty(faults);
+    const Mtty device;
+    const unsigned met = faults.everywhere([&] {
+        const auto state = DeviceState::open(device.fd(), calls);
+        if (!state) {
+            told++;
+            CHECK_THAT(state.error(), Contains("VFIO_DEVICE_FEATURE_MIGRATION failed"));
+        }
+        CHECK(device.state() == VFIO_DEVICE_STATE_RUNNING);
+    });
+    CHECK(told > 0);
+    WARN(met << " faults, " << told << " of them told");
+}
+
 TEST_CASE("mtty: a fault anywhere in the kernel leaves the source as documented", "[mtty]") {
     KernelFaults faults;
     unsigned told = 0;

@@ -414,6 +414,11 @@ TEST_CASE("device state: a device without either protocol is refused", "[device-
         CHECK_THAT(why(pvdirty::DeviceState::open(7, calls)),
                    Contains("VFIO_DEVICE_GET_INFO failed"));
     }
+    SECTION("that it has migration states cannot be told") {
+        calls.ioctl = [](int, unsigned long, void*) { return -EFAULT; };
+        CHECK_THAT(why(pvdirty::DeviceState::open(7, calls)),
+                   Contains("VFIO_DEVICE_FEATURE_MIGRATION failed"));
+    }
     SECTION("it has others") {
         calls.ioctl = [](int, unsigned long request, void*) { return request == 15211 ? 0 : -25; };
         CHECK_THAT(why(pvdirty::DeviceState::open(7, calls)),
