@@ -18,6 +18,7 @@ from runs import KEYS as DEMO_KEYS  # noqa: E402
 from support import BUILD, demo, expect, main  # noqa: E402
 
 from harness.base import EXIT_FAILED, EXIT_TIMEOUT, HarnessError, die_with_parent  # noqa: E402
+from harness.guest_image import test_module  # noqa: E402
 from harness.run import MODES  # noqa: E402
 from inner import Wrong, with_second_try  # noqa: E402
 
@@ -147,9 +148,9 @@ def costs_document() -> None:
         raise AssertionError("a lost page is not found")
 
 
-def _no_rows(name: str) -> None:
+def _no_rows(name: str, *args: str) -> None:
     """A script that judges for itself."""
-    expect(_script("nvme", name, timeout=1500) == {}, "it has left rows, too")
+    expect(_script("nvme", name, *args, timeout=1500) == {}, "it has left rows, too")
 
 
 def second_try() -> None:
@@ -217,6 +218,11 @@ BOTH = "nvme+e1000e"
 RING = ("--dirty-ring", "4096")
 # The guest's marks by VFIO's type1 calls: tests/e2e/type1_harvest.c.
 TYPE1 = ("--plugin", str(BUILD / "host" / "libpvdirty-qemu-type1.so"))
+# A tracker of guest marks and others: combined_harvest.c.
+COMBINED = (
+    str(test_module("6.1", "dma_log")),
+    str(BUILD / "host" / "libpvdirty-qemu-combined.so"),
+)
 NO_PROTECT = ("--shim", "no-manual-protect")
 
 CASES = {
@@ -236,6 +242,7 @@ CASES = {
     "guest-6.12": _of("--kernel", "6.12", modes="log,off"),
     "dirty-ring": _of(*RING, modes="log,off,touch"),
     "type1": _of(*TYPE1),
+    "combine": lambda: _no_rows("combine.py", *COMBINED),
     "no-manual-protect": _of(*NO_PROTECT, modes="log,off,touch"),
     "pvclock": lambda: _no_rows("pvclock.py"),
     "measure": measure,

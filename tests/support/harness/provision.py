@@ -234,7 +234,7 @@ def provision(kernels: list[str], tests: bool, more: tuple[str, ...] = ()) -> No
         for version in kernels:
             if version in KERNELS:
                 _guest_module(version)
-            for name in guest_image.test_modules(version):
+            for name in (*guest_image.test_modules(version), *guest_image.outer_modules(version)):
                 _test_module(version, name)
             if version not in linux.VFIO:  # there is no guest with that
                 guest_image.build(version)

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A VFIO device that logs its DMA. It does none: writing an address, eight
- * bytes, to the device logs the page as if it had. An address of all ones has
- * the next report fail.
+ * A VFIO device that logs its DMA. What is written to the device is an address,
+ * eight bytes, and what it is to write there, within a page. With nothing after
+ * the address it logs the page as if it had. An address of all ones has the
+ * next report fail.
  */
 #include <linux/bitmap.h>
 #include <linux/err.h>
 #include <linux/interval_tree.h>
 #include <linux/iova_bitmap.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/platform_device.h>
-#include <linux/uaccess.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/version.h>
 #include <linux/vfio.h>
 
-#define DMA_LOG_PAGES 8192 /* from address 0 on */
+#define DMA_LOG_PAGES 65536 /* from address 0 on */
 #define DMA_LOG_FAIL U64_MAX
 
 struct dma_log {
@@ -115,6 +119,15 @@ static int dma_log_init(struct vfio_device *vdev)
 static void dma_log_release(struct vfio_device *vdev)
 {
 	mutex_destroy(&to_dma_log(vdev)->lock);
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+	vfio_free_device(vdev);
+#endif
+}
+
+/* What a user did not stop ends with it. */
+static void dma_log_close(struct vfio_device *vdev)
+{
+	dma_log_stop(vdev);
 }
 
 static ssize_t dma_log_write(struct vfio_device *vdev, const char __user *buf,
@@ -122,23 +135,36 @@ static ssize_t dma_log_write(struct vfio_device *vdev, const char __user *buf,
 {
 	struct dma_log *log = to_dma_log(vdev);
 	unsigned long page;
-	u64 address;
+	size_t bytes;
+	int ret = 0;
+	u64 *order;
 
-	if (count != sizeof(address))
+	if (count < sizeof(*order) || count > sizeof(*order) + PAGE_SIZE)
 		return -EINVAL;
-	if (copy_from_user(&address, buf, sizeof(address)))
-		return -EFAULT;
-	page = address >> PAGE_SHIFT;
-	if (address != DMA_LOG_FAIL && page >= DMA_LOG_PAGES)
-		return -ERANGE;
+	bytes = count - sizeof(*order);
+	order = memdup_user(buf, count);
+	if (IS_ERR(order))
+		return PTR_ERR(order);
+	page = *order >> PAGE_SHIFT;
+	if (*order != DMA_LOG_FAIL &&
+	    (page >= DMA_LOG_PAGES || offset_in_page(*order) + bytes > PAGE_SIZE)) {
+		ret = -ERANGE;
+		goto free;
+	}
 
+	/* A report comes before both, or after both. */
 	mutex_lock(&log->lock);
-	if (address == DMA_LOG_FAIL)
+	if (*order == DMA_LOG_FAIL)
 		log->fail = true;
-	else if (log->logging && test_bit(page, log->told))
+	else if (bytes)
+		ret = vfio_dma_rw(vdev, *order, order + 1, bytes, true);
+	if (!ret && log->logging && page < DMA_LOG_PAGES &&
+	    test_bit(page, log->told))
 		__set_bit(page, log->dirty);
 	mutex_unlock(&log->lock);
-	return count;
+free:
+	kfree(order);
+	return ret ?: count;
 }
 
 static long dma_log_ioctl(struct vfio_device *vdev, unsigned int cmd,
@@ -151,12 +177,15 @@ static const struct vfio_device_ops dma_log_dev_ops = {
 	.name = "dma_log",
 	.init = dma_log_init,
 	.release = dma_log_release,
+	.close_device = dma_log_close,
 	.write = dma_log_write,
 	.ioctl = dma_log_ioctl,
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
 	.bind_iommufd = vfio_iommufd_emulated_bind,
 	.unbind_iommufd = vfio_iommufd_emulated_unbind,
 	.attach_ioas = vfio_iommufd_emulated_attach_ioas,
 	.detach_ioas = vfio_iommufd_emulated_detach_ioas,
+#endif
 };
 
 static int dma_log_probe(struct platform_device *pdev)
@@ -188,7 +217,7 @@ static void dma_log_remove(struct platform_device *pdev)
 static struct platform_driver dma_log_driver = {
 	.driver.name = "dma_log",
 	.probe = dma_log_probe,
-	.remove = dma_log_remove,
+	.remove_new = dma_log_remove,
 };
 
 static struct platform_device *dma_log_pdev;
