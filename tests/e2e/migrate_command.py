@@ -301,6 +301,8 @@ def practices() -> None:
     first = rows["before the first page"].report
     away, all_of_it = first["unplugged_ms"], first["total_ms"]
     expect(away >= all_of_it, f"without a device for {away} ms of {all_of_it} ms only")
+    late = rows["at the end"].report["unplugged_ms"]
+    expect(late < away, f"unplugged at the end: without it for {late} ms, before: {away} ms")
 
 
 CASES = {
