@@ -90,7 +90,8 @@ Command add_watch(CLI::App& app) {
     auto options = std::make_shared<Options>();
     CLI::App* command = app.add_subcommand(
         "watch", "Print a running VM's counters, a line for each interval, until Ctrl-C.\n"
-                 "Exit code: 0 ended by Ctrl-C or --count, 1 failed, 2 usage, 4 no answer in time");
+                 "Exit code: 0 ended by Ctrl-C or --count, 1 failed, 2 usage, 4 no answer in time, "
+                 "130 interrupted before the first line or while an answer is due");
     command->add_option("--qmp", options->qmp, "the VM's monitor, a unix socket that speaks QMP")
         ->required();
     command->add_option("--interval", options->interval_ms, "milliseconds between two lines")

@@ -2,6 +2,7 @@
 /* The commands pvdirty status and pvdirty watch, on a model of a VM. */
 #include <catch2/catch.hpp>
 
+#include <csignal>
 #include <sstream>
 #include <string>
 
@@ -98,6 +99,28 @@ TEST_CASE("status: no plug-in, no answer that makes sense, no monitor", "[status
     CHECK(none.code == 1);
     CHECK_THAT(none.err, Contains("cannot connect"));
     CHECK(run(scratch, {"status"}).code == 2);
+}
+
+TEST_CASE("status, watch: interrupted while connecting, as the help says", "[status]") {
+    const std::string command = GENERATE("status", "watch");
+    const Scratch scratch;
+    sigset_t interrupt;
+    sigset_t before;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    // The server's thread inherits the mask: the signal waits for the command.
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &interrupt, &before) == 0);
+    {
+        ModelVm model;
+        const MonitorServer silent(scratch / "qmp", answers_of(model), "");
+        REQUIRE(std::raise(SIGINT) == 0);
+        const auto ended = run(scratch, {command, "--qmp", scratch / "qmp"});
+        CHECK(ended.code == 130);
+        CHECK(ended.err == "pvdirty " + command + ": interrupted\n");
+        CHECK(ended.out.empty());
+    }
+    REQUIRE(pthread_sigmask(SIG_SETMASK, &before, nullptr) == 0);
+    CHECK_THAT(run(scratch, {command, "--help"}).out, Contains("130 interrupted"));
 }
 
 TEST_CASE("watch: a line for each interval, and what is marked in a second", "[status]") {
