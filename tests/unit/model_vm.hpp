@@ -146,7 +146,8 @@ private:
         }
     }
 
-    cli::MonitorResult<json> question(const std::string& command, const json& arguments) const {
+    [[nodiscard]] cli::MonitorResult<json> question(const std::string& command,
+                                                    const json& arguments) const {
         if (command == "query-version") {
             return json{{"qemu", {{"major", 7}, {"minor", 2}, {"micro", 1}}}, {"package", "x"}};
         }
