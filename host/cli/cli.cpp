@@ -176,7 +176,7 @@ int run(int argc, const char* const* argv, std::FILE* out, std::FILE* err) {
         app.parse(argc, argv);
         return parsed()->run(out, err);
     } catch (const CLI::ParseError& error) {
-        const auto command = parsed();
+        const auto* const command = parsed();
         return answer(command != commands.end() ? *command->app : app, error, out, err);
     } catch (const std::exception& error) {
         fmt::print(err, "pvdirty: {}\n", error.what());

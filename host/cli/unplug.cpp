@@ -66,7 +66,7 @@ MonitorResult<void> Unplug::ask(Moment now) {
     asked_ = true;
     all_seen_ = now;
     for (const Entry& entry : entries_) {
-        const auto answer = vm_->device_del(entry.device.id);
+        auto answer = vm_->device_del(entry.device.id);
         // Functions of one slot go together: then the first of them took the others with it.
         const bool going =
             !answer && answer.error().kind == Kind::refused &&
@@ -104,7 +104,7 @@ MonitorResult<void> Unplug::look(Moment now) {
 MonitorResult<void> Unplug::plug_in(Entry& entry) {
     entry.refusal.clear();
     for (const nlohmann::json& arguments : entry.device.add) {
-        const auto added = vm_->device_add(arguments);
+        auto added = vm_->device_add(arguments);
         if (!added && added.error().kind != Kind::refused) {
             return added;
         }
