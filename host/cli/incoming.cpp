@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "cli/incoming.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <string_view>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -60,6 +63,13 @@ MonitorResult<std::string> incoming_uri(const Vm& destination, PrivateDirectory&
         return tl::unexpected(waits.error());
     }
     return uri;
+}
+
+bool has_answers(const std::string& uri) {
+    constexpr std::array<std::string_view, 3> sockets{"unix:", "tcp:", "vsock:"};
+    return std::any_of(sockets.begin(), sockets.end(), [&](const std::string_view scheme) {
+        return uri.compare(0, scheme.size(), scheme) == 0;
+    });
 }
 
 } // namespace pvdirty::cli

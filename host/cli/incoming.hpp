@@ -32,6 +32,9 @@ private:
  */
 MonitorResult<std::string> incoming_uri(const Vm& destination, PrivateDirectory& directory);
 
+/** Does a destination at this URI answer? What is no socket may be a pipe, or go through one. */
+bool has_answers(const std::string& uri);
+
 } // namespace pvdirty::cli
 
 #endif // PVDIRTY_CLI_INCOMING_HPP

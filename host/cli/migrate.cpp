@@ -2,13 +2,12 @@
 #include "cli/migrate.hpp"
 
 #include <algorithm>
-#include <array>
-#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "cli/incoming.hpp"
 #include "cli/unplug.hpp"
 
 namespace pvdirty::cli {
@@ -33,14 +32,6 @@ using Step = tl::expected<void, Failure>;
 
 tl::unexpected<Failure> fail(int code, std::string message) {
     return tl::unexpected(Failure{code, std::move(message)});
-}
-
-/* Does a destination there answer? The others may be pipes, or go through one. */
-bool answers(const std::string& uri) {
-    constexpr std::array<std::string_view, 3> sockets{"unix:", "tcp:", "vsock:"};
-    return std::any_of(sockets.begin(), sockets.end(), [&](const std::string_view scheme) {
-        return uri.compare(0, scheme.size(), scheme) == 0;
-    });
 }
 
 /* By our plug-in, not by QEMU. */
@@ -167,7 +158,7 @@ private:
             }
         }
         // So the source hears when the destination refuses at the end, and goes on.
-        if (answers(destination_->uri) && !return_path_before_) {
+        if (has_answers(destination_->uri) && !return_path_before_) {
             if (const auto set = source_->set_capability(return_path, true); !set) {
                 return fail("source", set);
             }
@@ -455,7 +446,7 @@ private:
                 changed.emplace_back(name);
             }
         }
-        if (answers(destination_->uri) && !return_path_before_ &&
+        if (has_answers(destination_->uri) && !return_path_before_ &&
             !source_->set_capability(return_path, false)) {
             changed.emplace_back(return_path);
         }
